@@ -1,0 +1,43 @@
+"""Where geometry meets arithmetic: rules, programs, plans, batches and certificates."""
+
+from modula.duality import natural, tangent, unconstrained
+from modula.duality.certificate import Certificate, certify
+from modula.duality.compiler import Batch, batches
+from modula.duality.momentum import Average, HeavyBall, Momentum, NoMomentum, QueryStore
+from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
+from modula.duality.potential import Potential, Sharp, Unit
+from modula.duality.program import Line, Live, Program, line
+from modula.duality.rules import Derived, NoRule, Setting, derive, derives
+
+# The rule files register themselves when imported.
+RULE_FILES = (unconstrained, tangent, natural)
+
+__all__ = [
+    "RULE_FILES",
+    "Average",
+    "Batch",
+    "Certificate",
+    "Declaration",
+    "Derived",
+    "HeavyBall",
+    "Line",
+    "Live",
+    "Momentum",
+    "NoMomentum",
+    "NoRule",
+    "Plan",
+    "Potential",
+    "Program",
+    "QueryStore",
+    "Row",
+    "Setting",
+    "Sharp",
+    "Unit",
+    "batches",
+    "certify",
+    "derive",
+    "derives",
+    "line",
+    "plan_of",
+    "program_of",
+]

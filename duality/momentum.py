@@ -1,0 +1,107 @@
+"""From the gradient to the tensor that the step is dual to, as lines of a program."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from modula.duality.program import Line, Live, line
+from modula.kernels import apply
+
+
+def _check_beta(beta: float) -> None:
+    if not 0 <= beta < 1:
+        raise ValueError(f"a momentum coefficient must be in [0, 1); got {beta}")
+
+
+class Momentum(ABC):
+    """Which average of the gradients is followed."""
+
+    @property
+    @abstractmethod
+    def query(self) -> str:
+        """Name of the tensor that the direction is derived from."""
+
+    @abstractmethod
+    def lines(self) -> tuple[Line, ...]:
+        """Lines that advance the average and leave `query`."""
+
+
+@dataclass(frozen=True)
+class NoMomentum(Momentum):
+    """The gradient itself."""
+
+    @property
+    def query(self) -> str:
+        return "gradient"
+
+    def lines(self) -> tuple[Line, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Average(Momentum):
+    """m <- beta m + (1 - beta) g, followed; with nesterov, beta m + (1 - beta) g once more."""
+
+    beta: float = 0.95
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    @property
+    def query(self) -> str:
+        return "query" if self.nesterov else "momentum"
+
+    def lines(self) -> tuple[Line, ...]:
+        beta = Live("momentum", self.beta)
+        advance = line("momentum", apply.average, "momentum", "gradient", beta=beta)
+        ahead = line("query", apply.blend, "gradient", "momentum", beta=beta)
+        return (advance, ahead) if self.nesterov else (advance,)
+
+
+@dataclass(frozen=True)
+class HeavyBall(Momentum):
+    """m <- beta m + g, followed; with nesterov, g + beta m."""
+
+    beta: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    @property
+    def query(self) -> str:
+        return "query" if self.nesterov else "momentum"
+
+    def lines(self) -> tuple[Line, ...]:
+        beta = Live("momentum", self.beta)
+        advance = line("momentum", apply.accumulate, "momentum", "gradient", beta=beta)
+        ahead = line("query", apply.lookahead, "gradient", "momentum", beta=beta)
+        return (advance, ahead) if self.nesterov else (advance,)
+
+
+@dataclass(frozen=True)
+class QueryStore(Momentum):
+    """Follow query m + (1 - query) g, then store m <- store m + (1 - store) g.
+
+    Source: Chen et al. 2023 (Lion), arXiv:2302.06675.
+    """
+
+    ask: float = 0.9
+    store: float = 0.99
+
+    def __post_init__(self) -> None:
+        _check_beta(self.ask)
+        _check_beta(self.store)
+
+    @property
+    def query(self) -> str:
+        return "query"
+
+    def lines(self) -> tuple[Line, ...]:
+        ask = Live("momentum", self.ask)
+        return (
+            line("query", apply.blend, "gradient", "momentum", beta=ask),
+            line("momentum", apply.average, "momentum", "gradient", beta=self.store),
+        )

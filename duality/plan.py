@@ -1,0 +1,217 @@
+"""From declarations to programs: one row a weight, readable before anything runs."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+from rich.console import Console
+from rich.table import Table
+
+from modula.duality.explain import known_as
+from modula.duality.program import Live, Program, line
+from modula.duality.rules import Setting, derive, rule_name
+from modula.kernels import apply
+from modula.kernels.op import Shape
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Everything that decides the update of one weight, its name and shape apart.
+
+    setting       norm, manifold, metric, potential, momentum
+    role          what the weight is for, as printed
+    budget        norm of one update at lr = 1
+    weight_decay  rate of (1 - lr budget rate) w before the step; 1/rate is the radius of the
+                  norm ball that the weight then stays in; None leaves decay out of the program
+    """
+
+    setting: Setting
+    role: str = "hidden"
+    budget: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is done to one weight, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+    norm: str
+    manifold: str
+    metric: str
+    potential: str
+    momentum: str
+    budget: float
+    rule: str
+    known_as: str
+    program: Program
+    twin: str
+    flops: float
+    bytes: float
+
+
+def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> Program:
+    """The whole update of one weight: momentum, direction, decay, step, retraction."""
+    setting = declaration.setting
+    derived = derive(setting, shape, name)
+    query = setting.momentum.query
+    names = {"query": query}
+    scale = float(declaration.budget * derived.scale)
+    direction = names.get(derived.direction, derived.direction)
+    shrink = (
+        ()
+        if declaration.weight_decay is None
+        else (
+            line(
+                "weight",
+                apply.decay,
+                "weight",
+                "lr",
+                rate=Live("weight_decay", declaration.weight_decay),
+                scale=float(declaration.budget),
+            ),
+        )
+    )
+    return Program(
+        proposal=(*setting.momentum.lines(), *(each.renamed(names) for each in derived.lines)),
+        update=(
+            *shrink,
+            line("weight", apply.step, "weight", direction, "lr", scale=scale),
+            *derived.after,
+        ),
+        direction=direction,
+        query=query,
+    )
+
+
+def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> Row:
+    """The plan's row of one weight."""
+    setting = declaration.setting
+    program = program_of(declaration, shape, name)
+    cost = program.cost(shape, itemsize)
+    return Row(
+        name=name,
+        shape=tuple(shape),
+        role=declaration.role,
+        norm=str(setting.norm),
+        manifold=str(setting.manifold),
+        metric="" if setting.metric is None else str(setting.metric),
+        potential=str(setting.potential),
+        momentum=str(setting.momentum),
+        budget=declaration.budget,
+        rule=rule_name(setting),
+        known_as=known_as(setting, declaration.weight_decay),
+        program=program,
+        twin="plain",
+        flops=cost.flops,
+        bytes=cost.bytes,
+    )
+
+
+_COLUMNS = ("weight", "shape", "role", "norm", "manifold", "metric", "budget", "rule", "known as")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an optimizer does to each of its weights; print it."""
+
+    rows: tuple[Row, ...]
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of the weight with this full name."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"no weight is named {name!r}; the plan has {[r.name for r in self.rows]}")
+
+    def table(self) -> Table:
+        """A rich table: one line a weight, equal neighbours in full."""
+        has_metric = any(row.metric for row in self.rows)
+        columns = [c for c in _COLUMNS if c != "metric" or has_metric]
+        flops = sum(row.flops for row in self.rows)
+        moved = sum(row.bytes for row in self.rows)
+        caption = f"{len(self.rows)} weights; a step costs {flops:.3g} FLOPs, {moved:.3g} bytes"
+        table = Table(title="What is done to each weight, and why", caption=caption)
+        for column in (*columns, "MFLOPs"):
+            table.add_column(column, justify="right" if column == "MFLOPs" else "left")
+        for row in self.rows:
+            cells = _cells(row)
+            table.add_row(*(cells[c] for c in columns), f"{row.flops / 1e6:.3g}")
+        return table
+
+    def __str__(self) -> str:
+        # Wide enough that no cell is cut: a table in a log file has no terminal to fit.
+        text = StringIO()
+        Console(file=text, width=200, color_system=None).print(self.table())
+        return "\n".join(each.rstrip() for each in text.getvalue().splitlines())
+
+    def programs(self) -> str:
+        """Each distinct program once, under the weights that run it."""
+        weights: dict[str, list[str]] = {}
+        for row in self.rows:
+            weights.setdefault(str(row.program), []).append(row.name)
+        blocks = (f"{', '.join(names)}:\n{text}" for text, names in weights.items())
+        return "\n\n".join(blocks)
+
+    def to_dicts(self) -> list[dict[str, object]]:
+        """The rows as plain data."""
+        return [
+            {**vars(row), "shape": list(row.shape), "program": str(row.program).splitlines()}
+            for row in self.rows
+        ]
+
+    def to_json(self) -> str:
+        """The rows as JSON."""
+        return json.dumps(self.to_dicts(), indent=2)
+
+    def to_html(self) -> str:
+        """A page of its own: the table, and under each weight its program."""
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in (*_COLUMNS, "program"))
+        body = "".join(_html_row(row) for row in self.rows)
+        return _PAGE.format(head=head, body=body)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    return dict(
+        zip(
+            _COLUMNS,
+            (
+                row.name,
+                "x".join(map(str, row.shape)),
+                row.role,
+                row.norm,
+                row.manifold,
+                row.metric,
+                f"{row.budget:.4g}",
+                row.rule,
+                row.known_as,
+            ),
+            strict=True,
+        )
+    )
+
+
+def _html_row(row: Row) -> str:
+    cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row).values())
+    return f"<tr>{cells}<td><pre>{html.escape(str(row.program))}</pre></td></tr>\n"
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>modula plan</title>
+<style>body{{font:14px/1.4 system-ui,sans-serif;margin:2em}}table{{border-collapse:collapse}}
+td,th{{border-bottom:1px solid #ddd;padding:.3em .7em;text-align:left;vertical-align:top}}
+pre{{margin:0;font-size:12px}}th{{position:sticky;top:0;background:#fff}}</style>
+<h1>What is done to each weight, and why</h1>
+<table><thead><tr>{head}</tr></thead><tbody>
+{body}</tbody></table></html>
+"""
+
+
+def plan_of(declarations: Sequence[tuple[str, Shape, Declaration, int]]) -> Plan:
+    """The plan of (name, shape, declaration, bytes an entry) for each weight."""
+    return Plan(tuple(row_of(*each) for each in declarations))

@@ -1,0 +1,129 @@
+"""Which rule derives the update for which declaration; the most specific one wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from modula.duality.momentum import Momentum, NoMomentum
+from modula.duality.potential import Potential, Unit
+from modula.duality.program import Line
+from modula.kernels.op import Shape
+from modula.manifolds.base import Manifold
+from modula.manifolds.euclidean import Euclidean
+from modula.norms.base import Norm
+from modula.norms.metric import Metric
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the update of a weight depends on, its shape apart."""
+
+    norm: Norm
+    manifold: Manifold = Euclidean()
+    metric: Metric | None = None
+    potential: Potential = Unit()
+    momentum: Momentum = NoMomentum()
+
+    def types(self) -> Key:
+        """The types that dispatch looks at."""
+        return (type(self.norm), type(self.manifold), type(self.metric), type(self.potential))
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A rule's answer: D = scale * (the tensor named `direction`).
+
+    lines      from "query" (and "weight") to the direction
+    scale      makes its norm one under the declared norm
+    after      lines that bring the stepped weight back to the manifold
+    direction  name of the tensor followed
+    """
+
+    lines: tuple[Line, ...]
+    scale: float = 1.0
+    after: tuple[Line, ...] = ()
+    direction: str = "direction"
+
+
+Key = tuple[type, type, type, type]
+Rule = Callable[[Setting, Shape], Derived]
+
+_RULES: dict[Key, Rule] = {}
+
+
+class NoRule(LookupError):
+    """No derivation is known for a declaration."""
+
+
+def derives(
+    norm: type[Norm],
+    manifold: type[Manifold] = Euclidean,
+    metric: type[Metric] | None = None,
+    potential: type[Potential] = Unit,
+) -> Callable[[Rule], Rule]:
+    """Register the decorated function for these types and their subclasses."""
+    key = (norm, manifold, type(None) if metric is None else metric, potential)
+
+    def register(rule: Rule) -> Rule:
+        if key in _RULES:
+            names = ", ".join(each.__name__ for each in key)
+            raise ValueError(f"({names}) already has a rule: {_RULES[key].__name__}")
+        _RULES[key] = rule
+        return rule
+
+    return register
+
+
+def rule_for(setting: Setting) -> Rule | None:
+    """The registered rule nearest to the setting's types: norm first, then manifold."""
+    have = setting.types()
+    fits = [key for key in _RULES if all(issubclass(h, k) for h, k in zip(have, key, strict=True))]
+    if not fits:
+        return None
+
+    def distance(key: Key) -> tuple[int, ...]:
+        return tuple(h.__mro__.index(k) for h, k in zip(have, key, strict=True))
+
+    return _RULES[min(fits, key=distance)]
+
+
+def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
+    """The direction lines of one weight; `name` is its full name, for the error.
+
+    Raises NoRule, with the cure, where nothing is known; ValueError where the shape does not fit.
+    """
+    setting.manifold.check_shape(tuple(shape))
+    rule = rule_for(setting)
+    if rule is None:
+        raise NoRule(_no_rule(name, setting, shape))
+    return rule(setting, shape)
+
+
+def rule_name(setting: Setting) -> str:
+    """The name of the rule that `derive` would use, as the plan prints it."""
+    rule = rule_for(setting)
+    return "none" if rule is None else rule.__name__
+
+
+def _no_rule(name: str, setting: Setting, shape: Shape) -> str:
+    norm, _, metric, potential = setting.types()
+    known = sorted(
+        {
+            key[1].__name__
+            for key in _RULES
+            if issubclass(norm, key[0]) and issubclass(metric, key[2]) and key[3] is potential
+        }
+    )
+    declared = f"norm {setting.norm}, manifold {setting.manifold}"
+    if setting.metric is not None:
+        declared += f", metric {setting.metric}"
+    if not isinstance(setting.potential, Unit):
+        declared += f", potential {setting.potential}"
+    return (
+        f"no rule derives an update for {name} {tuple(shape)}\n"
+        f"  declared:  {declared}\n"
+        f"  {norm.__name__} has rules for:  {', '.join(known) or 'none of this kind'}\n"
+        f"  to fix:  declare one of those manifolds, or write"
+        f" @derives({norm.__name__}, {setting.types()[1].__name__}) in duality/"
+    )

@@ -1,0 +1,45 @@
+"""Products of matrices that are known to be symmetric: nearly half of the work can be left out."""
+
+import torch
+from torch import Tensor
+
+# Rows computed at a time on CPU.  Narrower strips skip more of the upper triangle; wider ones run
+# nearer to the peak of a matrix product and make threads wait for each other less often.
+STRIP = 192
+
+
+def symmetric_product(
+    x: Tensor, y: Tensor, *, add: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """alpha x y + beta add, for x: (n, k), y: (k, n) whose product and `add` are symmetric.
+
+    On CPU a large matrix is computed in strips of rows, each up to the diagonal, and mirrored:
+    (1 + STRIP / n) / 2 of the operations.  Any batch dims; batches are multiplied whole.
+    """
+    if not _in_strips(x, y):
+        return multiply_add(x, y, add=add, beta=beta, alpha=alpha)
+    n = x.shape[0]
+    out = x.new_empty(n, n)
+    for top in range(0, n, STRIP):
+        end = min(top + STRIP, n)
+        strip, rows, columns = out[top:end, :end], x[top:end], y[:, :end]
+        # beta = 0 ignores what the fresh memory holds, NaN included.
+        base, weight = (strip, 0.0) if add is None else (add[top:end, :end], beta)
+        torch.addmm(base, rows, columns, beta=weight, alpha=alpha, out=strip)
+        out[:top, top:end] = strip[:, :top].mT
+    return out
+
+
+def multiply_add(
+    x: Tensor, y: Tensor, *, add: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """alpha x y + beta add in one pass over the result, for matrices or one batch dim of them."""
+    if add is None:
+        return x @ y if alpha == 1.0 else alpha * (x @ y)
+    fused = torch.addmm if x.ndim == 2 else torch.baddbmm
+    return fused(add, x, y, beta=beta, alpha=alpha)
+
+
+def _in_strips(x: Tensor, y: Tensor) -> bool:
+    recorded = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    return x.ndim == 2 and x.device.type == "cpu" and x.shape[0] > 2 * STRIP and not recorded

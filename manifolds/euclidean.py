@@ -1,0 +1,39 @@
+"""No constraint."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.manifolds.base import Manifold
+
+
+@dataclass(frozen=True, repr=False)
+class Euclidean(Manifold):
+    """Every tensor: each question answers itself.
+
+    residual(x) is a single zero, since a shape without constraint has no batch to tell apart.
+
+    >>> Euclidean().retract(torch.tensor([1.0]), torch.tensor([2.0]))
+    tensor([3.])
+    """
+
+    @property
+    def ndim(self) -> int:
+        return 0
+
+    def residual(self, x: Tensor) -> Tensor:
+        return x.new_zeros(())
+
+    def project(self, x: Tensor) -> Tensor:
+        return x
+
+    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return v
+
+    def retract(self, x: Tensor, v: Tensor) -> Tensor:
+        return x + v
+
+    def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
+        """Standard normal entries: rotation invariant, since nothing is uniform on all of space."""
+        return torch.randn(shape, dtype=dtype)

@@ -1,0 +1,71 @@
+"""Matrices whose columns are orthogonal and of one length."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.manifolds.base import Manifold, check_radius, in_working_dtype
+
+
+@dataclass(frozen=True, repr=False)
+class Stiefel(Manifold):
+    r"""{ W : W^T W = radius^2 I },  W: (..., out, in) with out >= in.
+
+        to_tangent(W, V) = V - W (W^T V + V^T W) / (2 radius^2)
+        retract(W, V) = radius * polar(W + V)
+
+    A square W is an orthogonal matrix. Where W is rank deficient several points are equally near;
+    the SVD's completion of the singular vectors decides, which for W = 0 gives the first columns
+    of the identity.
+
+    >>> Stiefel().project(torch.tensor([[0.0, 2.0], [3.0, 0.0]]))
+    tensor([[0., 1.],
+            [1., 0.]])
+
+    Source: Absil, Mahony, Sepulchre, Optimization Algorithms on Matrix Manifolds, 2008.
+    """
+
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_radius("Stiefel", self.radius)
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def residual(self, x: Tensor) -> Tensor:
+        """|| W^T W / radius^2 - I ||_F"""
+        (point,) = in_working_dtype(x)
+        point = point / self.radius
+        eye = torch.eye(x.shape[-1], dtype=point.dtype, device=x.device)
+        return torch.linalg.matrix_norm(point.mT @ point - eye)
+
+    def project(self, x: Tensor) -> Tensor:
+        self.check_shape(x.shape)
+        (point,) = in_working_dtype(x)
+        u, _, vh = torch.linalg.svd(point, full_matrices=False)
+        return (self.radius * (u @ vh)).to(x.dtype)
+
+    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        point, vector = in_working_dtype(x, v)
+        point = point / self.radius
+        inner = point.mT @ vector
+        return (vector - point @ ((inner + inner.mT) / 2)).to(v.dtype)
+
+    def retract(self, x: Tensor, v: Tensor) -> Tensor:
+        point, vector = in_working_dtype(x, v)
+        return self.project(point + vector).to(x.dtype)
+
+    def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
+        """Uniform (Haar): the polar factor of a standard normal matrix."""
+        return self.project(torch.randn(shape, dtype=dtype))
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        super().check_shape(shape)
+        if shape[-2] < shape[-1]:
+            raise ValueError(
+                f"{self} needs at least as many rows as columns, got shape {tuple(shape)}: "
+                f"transpose the weight, so that its rows are orthonormal instead of its columns"
+            )

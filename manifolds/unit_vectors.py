@@ -1,0 +1,79 @@
+"""What the manifolds made of unit vectors share."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from modula.manifolds.base import Manifold, in_working_dtype
+
+
+class UnitVectors(Manifold):
+    r"""Every vector w along the dims `dims` has ||w||_2 = radius.
+
+    to_tangent(w, v) = v - w <w, v> / <w, w>
+    retract(w, v) = radius (w + v) / ||w + v||
+    """
+
+    radius: float
+
+    @property
+    @abstractmethod
+    def dims(self) -> tuple[int, ...]:
+        """The trailing dims, counted from the back, that one vector runs along."""
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Root of the sum over vectors of (||w|| / radius - 1)^2: the distance, in radii."""
+        (point,) = in_working_dtype(x)
+        misfit = length(point, self.dims) / self.radius - 1
+        return torch.linalg.vector_norm(misfit, dim=tuple(range(-self.ndim, 0)))
+
+    def project(self, x: Tensor) -> Tensor:
+        self.check_shape(x.shape)
+        (point,) = in_working_dtype(x)
+        return (self.radius * unit(point, self.dims)).to(x.dtype)
+
+    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        point, vector = in_working_dtype(x, v)
+        normal = unit(point, self.dims)
+        return (vector - normal * (normal * vector).sum(self.dims, keepdim=True)).to(v.dtype)
+
+    def retract(self, x: Tensor, v: Tensor) -> Tensor:
+        point, vector = in_working_dtype(x, v)
+        return self.project(point + vector).to(x.dtype)
+
+    def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
+        """Uniform: every vector is the direction of a standard normal one."""
+        return self.project(torch.randn(shape, dtype=dtype))
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        super().check_shape(shape)
+        if any(shape[d] == 0 for d in self.dims):
+            raise ValueError(
+                f"{self} has no point of shape {tuple(shape)}: a vector without entries has no "
+                f"length, so give every dim at least one"
+            )
+
+
+def unit(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """x / ||x||_2 over `dims`; a zero vector becomes the first basis vector.
+
+    The largest entry is divided out first, so that no square over- or underflows. A vector with a
+    NaN or an infinity stays one with NaN: nothing that went wrong before is hidden here.
+    """
+    largest = x.abs().amax(dims, keepdim=True)
+    scaled = torch.where(largest == 0, _first_basis_vector(x, dims), x / largest)
+    return scaled / scaled.square().sum(dims, keepdim=True).sqrt()
+
+
+def length(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """||x||_2 over `dims`, which are kept; no square over- or underflows."""
+    return (x * unit(x, dims)).sum(dims, keepdim=True)
+
+
+def _first_basis_vector(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    first = torch.ones((), dtype=x.dtype, device=x.device)
+    for d in dims:
+        at_zero = torch.arange(x.shape[d], device=x.device) == 0
+        first = first * at_zero.reshape(-1, *(1,) * (-d - 1))
+    return first

@@ -1,0 +1,5 @@
+"""`python -m modula` is the command `modula`."""
+
+from modula.cli import main
+
+main()

@@ -1,0 +1,205 @@
+"""The command line: modula train | explain | verify | bench."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from modula import bench as benchmarks
+from modula.config import Config, read_toml
+from modula.errors import UserError, refusals_in_words
+from modula.experiment import begin, configs_in, contenders, find, run_all, text_for
+from modula.recipes import RECIPES
+from modula.storage import replace_file
+from modula.training import build_model
+from modula.verify import verify as verified
+from modula.verify import verify_table
+
+app = typer.Typer(
+    help="Declare the geometry of a network; the optimizer is derived.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+KEYS = tuple(field.name for field in fields(Config))
+
+
+def option(text: str, *names: str, key: str = "") -> Any:
+    """An option that is None unless given, so that a config file can fill it in."""
+    default = f" \\[default: {getattr(Config, key)}]" if key else ""
+    return typer.Option(*names, help=text + default, show_default=False)
+
+
+TRAIN_HELP = """Train a byte-level GPT, without choosing a learning rate.
+
+[bold]Examples[/bold]
+
+  modula train
+
+  modula train --data book.txt --steps 1000 --out runs/book
+
+  modula train --optimizer muon --lr 0.02
+
+  modula train --compare adamw muon automatic
+
+  modula train --compare automatic adamw@0.003 adamw@0.01
+
+  modula train --resume runs/book
+"""
+
+
+@app.command(help=TRAIN_HELP)
+def train(
+    context: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    data: Annotated[
+        str | None, option("Text file or folder; Python's library if left out.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, option(f"One of {', '.join(RECIPES)}.", key="optimizer")
+    ] = None,
+    lr: Annotated[float | None, option("Learning rate; the recipe's own if left out.")] = None,
+    compare: Annotated[
+        list[str] | None, option("Run several optimizers: NAME or NAME@LR, with spaces or commas.")
+    ] = None,
+    width: Annotated[int | None, option("Of the network.", key="width")] = None,
+    depth: Annotated[int | None, option("Blocks.", key="depth")] = None,
+    heads: Annotated[int | None, option("Attention heads a block.", key="heads")] = None,
+    context_: Annotated[
+        int | None, option("Bytes the network sees.", "--context", key="context")
+    ] = None,
+    batch: Annotated[int | None, option("Windows a step.", key="batch")] = None,
+    steps: Annotated[int | None, option("Training steps.", key="steps")] = None,
+    seed: Annotated[int | None, option("Of weights and batches.", key="seed")] = None,
+    device: Annotated[
+        str | None, option("cpu, cuda, mps; auto takes a GPU if there is one.", key="device")
+    ] = None,
+    validate_every: Annotated[
+        int | None, option("Steps between validations.", key="validate_every")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, option("Steps between checkpoints.", key="checkpoint_every")
+    ] = None,
+    norms_every: Annotated[
+        int | None, option("Steps between looks at update norms.", key="norms_every")
+    ] = None,
+    config: Annotated[
+        Path | None, option("TOML file of these options; the command line wins over it.")
+    ] = None,
+    out: Annotated[Path | None, option("Folder for the results; runs/<time> if left out.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in a folder (the newest of runs/).")
+    ] = False,
+) -> None:
+    """Train, and leave what was measured in a folder."""
+    with told_in_one_sentence():
+        given = {key.rstrip("_"): value for key, value in context.params.items()}
+        chosen = {key: given[key] for key in KEYS if given[key] is not None}
+        names = [*(compare or []), *(words or [])]
+        if resume:
+            refuse_settings(chosen, "--compare" if compare else "--config" if config else "")
+            folder = find(words or [], out)
+            configs = configs_in(folder)
+            text = text_for(configs)
+        elif words and not compare:
+            raise UserError(f"unexpected word {words[0]!r}: see modula train --help")
+        else:
+            base = {**(read_toml(config) if config else {}), **chosen}
+            configs = contenders(base, names)
+            text = text_for(configs)
+            folder = begin(out, configs)
+        run_all(folder, configs, text, screen())
+
+
+def refuse_settings(chosen: dict[str, Any], other: str) -> None:
+    """A resumed run keeps the settings it began with, or it would not be the same run."""
+    options = [f"--{key.replace('_', '-')}" for key in chosen] + ([other] if other else [])
+    if options:
+        raise UserError(
+            f"--resume goes on with the settings that the run began with: "
+            f"leave out {', '.join(options)}"
+        )
+
+
+@app.command()
+def explain(
+    recipe: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")] = Config.optimizer,
+    width: Annotated[int, option("Of the network.")] = Config.width,
+    depth: Annotated[int, option("Blocks.")] = Config.depth,
+    heads: Annotated[int, option("Attention heads a block.")] = Config.heads,
+    save: Annotated[Path | None, option("Also write the plan: .html or .json.")] = None,
+    programs: Annotated[
+        bool, typer.Option("--programs", help="Also print the derived programs.")
+    ] = False,
+) -> None:
+    """Show what an optimizer does to each weight of the GPT, and why."""
+    with told_in_one_sentence():
+        config = Config(optimizer=recipe, width=width, depth=depth, heads=heads)
+        with refusals_in_words():
+            plan = RECIPES[recipe](build_model(config)).plan
+        console = screen()
+        console.print(plan.table())
+        if programs:
+            console.print(plan.programs(), highlight=False, markup=False)
+        if save:
+            if save.suffix not in (".html", ".json"):
+                raise UserError(f"--save writes .html or .json, not {save.name!r}")
+            content = plan.to_html() if save.suffix == ".html" else plan.to_json()
+            replace_file(save, content.encode())
+
+
+@app.command()
+def verify(
+    seed: Annotated[int, option("Of the random weights and gradients.")] = 0,
+    tolerance: Annotated[float, option("What a certificate may miss.")] = 0.1,
+) -> None:
+    """Prove every derived direction: on random gradients, is it feasible and the steepest?"""
+    with told_in_one_sentence():
+        rows = list(verified(seed))
+        screen().print(verify_table(rows, tolerance))
+    if not all(row.certificate.passes(tolerance) for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which one; a list if left out.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to it.")] = None,
+) -> None:
+    """List the benchmarks of a clone of the repository, or run one."""
+    with told_in_one_sentence():
+        if name is None:
+            for known, title in benchmarks.find_benchmarks(benchmarks.FOLDER).items():
+                screen().print(f"{known:24} {title}", highlight=False, markup=False)
+            return
+        code = benchmarks.run_benchmark(benchmarks.FOLDER, name, arguments or [])
+    raise typer.Exit(code)
+
+
+def screen() -> Console:
+    """Where to print: as wide as the terminal, wide enough for the plan in a pipe or a log file."""
+    return Console() if sys.stdout.isatty() else Console(width=170)
+
+
+@contextmanager
+def told_in_one_sentence() -> Iterator[None]:
+    """Say what only the user can put right on stderr, and leave with exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"modula: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("\nmodula: stopped; go on with modula train --resume", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """The command `modula`."""
+    app()

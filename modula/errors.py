@@ -1,0 +1,42 @@
+"""Mistakes that only the user can put right, told in one sentence."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """What was given cannot be used; the message is one sentence that says what would work."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The nearest known words as the end of a sentence.
+
+    >>> suggest("muno", ["muon", "lion"])
+    'did you mean muon? (known: muon, lion)'
+    """
+    known = list(known)
+    near = get_close_matches(word, known, n=2, cutoff=0.5)
+    question = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{question}(known: {', '.join(known)})"
+
+
+@contextmanager
+def disk_errors_in_words(verb: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into the sentence "cannot VERB PATH: reason"."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot {verb} {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def refusals_in_words(beginning: str = "") -> Iterator[None]:
+    """Pass on what a layer, an optimizer or torch refuses, as one sentence in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(beginning + (" ".join(str(error).split()) or repr(error))) from error

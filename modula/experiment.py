@@ -1,0 +1,146 @@
+"""One folder, one run or several to compare: how it begins, goes on, and ends in pictures."""
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from modula import report
+from modula.config import Config, find_device, to_toml
+from modula.data import Text, load_text
+from modula.errors import UserError, suggest
+from modula.metrics import Record, read_records
+from modula.recipes import RECIPES
+from modula.screen import show_sample, summary, watch
+from modula.storage import replace_file
+from modula.training import CONFIG, METRICS, Run, read_config
+
+RUNS = Path("runs")
+NAMES = "comparison.json"
+
+Configs = dict[str, Config]  # by name of the run; "" for a run that is the folder itself
+
+
+def contenders(base: dict[str, Any], words: list[str]) -> Configs:
+    """The runs of --compare: each word is NAME or NAME@LR, a few words may be joined by commas."""
+    names = [name for word in words for name in word.split(",") if name]
+    return {name: contender(base, name) for name in names} or {"": Config(**base)}
+
+
+def contender(base: dict[str, Any], name: str) -> Config:
+    """The config of one run: `base` with another optimizer, and its learning rate if given."""
+    optimizer, at, lr = name.partition("@")
+    if optimizer not in RECIPES:
+        raise UserError(f"unknown optimizer {optimizer!r}: {suggest(optimizer, RECIPES)}")
+    try:
+        chosen = {"lr": float(lr)} if at else {}
+    except ValueError:
+        raise UserError(f"{name!r} is not NAME@LR: {lr!r} is no number") from None
+    return Config(**{**base, "optimizer": optimizer, **chosen})
+
+
+def begin(out: Path | None, configs: Configs) -> Path:
+    """Make the folder of new runs and write down what they are: enough to resume from.
+
+    All that can be wrong with the input is found before, so that no useless folder is left.
+    """
+    for config in configs.values():
+        find_device(config.device)
+    folder = out or RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if (folder / NAMES).exists() or (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder} holds a run already: go on with it by --resume {folder}, "
+            f"or choose another --out"
+        )
+    for name, config in configs.items():
+        replace_file(folder / name / CONFIG, to_toml(config).encode())
+    if "" not in configs:
+        replace_file(folder / NAMES, json.dumps(list(configs)).encode())
+    return folder
+
+
+def find(words: list[str], out: Path | None) -> Path:
+    """The folder to resume: the one named, or the newest below runs/."""
+    named = [Path(word) for word in words] + ([out] if out else [])
+    if len(named) > 1:
+        raise UserError(f"one folder can be resumed, not {' and '.join(map(str, named))}")
+    if named:
+        return named[0]
+    found = [p for p in RUNS.glob("*") if (p / NAMES).exists() or (p / CONFIG).exists()]
+    if not found:
+        raise UserError("there is no run below runs/ to resume: name its folder after --resume")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def configs_in(folder: Path) -> Configs:
+    """What the runs of a folder were asked to do."""
+    path = folder / NAMES
+    if not path.exists():
+        return {"": read_config(folder)}
+    try:
+        return {name: read_config(folder / name) for name in json.loads(path.read_bytes())}
+    except (ValueError, TypeError) as error:
+        raise error if isinstance(error, UserError) else UserError(f"{path} is broken") from error
+
+
+def text_for(configs: Configs) -> Text:
+    """The text of a folder's runs, which all read the same."""
+    first = next(iter(configs.values()))
+    text = load_text(first.data)
+    text.require(first.context)
+    return text
+
+
+def run_all(folder: Path, configs: Configs, text: Text, console: Console) -> None:
+    """Train every run of a folder, then draw and print what came out."""
+    console.print(str(text), highlight=False)
+    runs = {name: run_one(config, text, folder / name, console) for name, config in configs.items()}
+    if "" not in runs:
+        title = f"{len(runs)} optimizers, {size(next(iter(configs.values())))}"
+        report.draw_comparison(runs, folder / "comparison.png", title)
+        replace_file(folder / "comparison.md", report.comparison_markdown(runs).encode())
+        console.print(report.comparison_table(runs))
+    console.print(f"results in {folder}: {', '.join(results(folder))}", highlight=False)
+
+
+def run_one(config: Config, text: Text, folder: Path, console: Console) -> list[Record]:
+    """One run from plan to sample."""
+    run = Run(config, text, folder)
+    console.print(run.optimizer.plan.table())
+    replace_file(folder / "plan.html", run.optimizer.plan.to_html().encode())
+    if run.step:
+        console.print(f"going on from step {run.step} of {config.steps}", highlight=False)
+    try:
+        watch(run, console)
+    except (UserError, KeyboardInterrupt):
+        with suppress(UserError):  # what stopped the run is what the user has to hear
+            draw(folder, config)
+        raise
+    draw(folder, config)
+    records = read_records(folder / METRICS)
+    show_sample(run, console)
+    console.print(summary(records), highlight=False)
+    return records
+
+
+def draw(folder: Path, config: Config) -> None:
+    """Draw curves.png of what was measured so far."""
+    records = read_records(folder / METRICS)
+    if records:
+        report.draw_curves(records, folder / "curves.png", f"{config.optimizer}, {size(config)}")
+
+
+def size(config: Config) -> str:
+    """The network and the batch, in words."""
+    return (
+        f"GPT width {config.width}, depth {config.depth}, context {config.context}, "
+        f"batch {config.batch}, seed {config.seed}"
+    )
+
+
+def results(folder: Path) -> list[str]:
+    """What a finished folder has to look at."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

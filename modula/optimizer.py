@@ -1,0 +1,379 @@
+"""The one optimizer: steepest descent in whatever geometry the network declares."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from modula.algebra import Module
+from modula.automatic import Automatic
+from modula.declare import geometries_of
+from modula.duality import (
+    Average,
+    Batch,
+    Declaration,
+    Momentum,
+    Plan,
+    Potential,
+    Setting,
+    Unit,
+    batches,
+    plan_of,
+    program_of,
+)
+
+logger = logging.getLogger(__name__)
+
+OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
+
+
+class NonFiniteGradient(ArithmeticError):
+    """A gradient holds an infinity or a NaN; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that share a learning rate: a row of param_groups.
+
+    declarations  full weight name -> Declaration
+    lr            of this group; None takes the optimizer's
+    """
+
+    declarations: Mapping[str, Declaration]
+    lr: float | None = None
+
+
+class SteepestDescent(torch.optim.Optimizer):
+    r"""Steepest descent under declared norms and manifolds.
+
+        D = argmax <m, D>  over  ||D|| <= 1, D tangent at w
+        w <- retract((1 - lr budget weight_decay) w - lr budget s D)
+
+    model         a normed network, or any torch model: see modula.declare
+    lr            norm of one step, or Automatic(): then param_groups hold a multiplier
+    momentum      which average m of the gradients is followed
+    potential     s: Unit() for 1, Sharp() for the dual norm of m
+    weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in
+    groups        declarations by group, in place of the network's own (recipes use this)
+    on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
+
+    State exists from construction; `print(optimizer.plan)` says what is done to each weight.
+    Frozen weights (requires_grad=False) are left out.
+
+    Raises ValueError for weights without a declaration, NoRule where nothing is derived for one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float | Automatic = 0.1,
+        *,
+        momentum: Momentum = Average(0.95),
+        potential: Potential = Unit(),
+        weight_decay: float = 0.0,
+        groups: Sequence[Group] | None = None,
+        maximize: bool = False,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
+        check_not_negative("weight_decay", weight_decay)
+        if on_nonfinite not in ("raise", "skip"):
+            raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
+        self.automatic = lr if isinstance(lr, Automatic) else None
+        self.maximize = maximize
+        self.on_nonfinite = on_nonfinite
+        self.skipped = 0
+        self._declarations: list[list[Declaration]] = []
+        self._batches: list[list[tuple[Batch, list[int]]]] = []
+        self._last_lr: Tensor | None = None
+        if groups is None:
+            own = declarations_of(model, momentum, potential, weight_decay)
+            groups = [Group(own)]
+        rate = 1.0 if isinstance(lr, Automatic) else lr
+        weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        super().__init__(_param_groups(groups, weights, rate), {"lr": rate})
+        # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
+        self.defaults.update(
+            (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
+        )
+
+    # --- construction -----------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add weights: {"params": [(name, weight), ...], "declarations": [Declaration, ...]}.
+
+        Raises ValueError if a declaration is missing: nothing is guessed.
+        """
+        declarations = list(param_group.pop("declarations", []))
+        params = param_group["params"]
+        params = list(params) if not isinstance(params, Tensor) else [params]
+        if len(declarations) != len(params):
+            raise ValueError(
+                f"a param group needs one declaration a weight; got {len(declarations)} for "
+                f'{len(params)} weights: add "declarations": [Declaration(...), ...]'
+            )
+        super().add_param_group({**param_group, "params": params})
+        group = self.param_groups[-1]
+        for key in self.defaults.keys() - param_group.keys() - {"lr"}:
+            del group[key]  # a default of the first group, which this one's programs may not have
+        weights: list[Tensor] = group["params"]
+        names = _names(group)
+        programs = [
+            program_of(d, w.shape, n) for d, w, n in zip(declarations, weights, names, strict=True)
+        ]
+        for program in programs:
+            for key, value in program.live.items():
+                group.setdefault(key, value)
+        group["geometry"] = [_fingerprint(d) for d in declarations]
+        for declaration, weight, name in zip(declarations, weights, names, strict=True):
+            _onto_manifold_(declaration, weight, name)
+        self._declarations.append(declarations)
+        self._batches.append(batches(programs, weights))
+        self._bind_state()
+
+    def _bind_state(self) -> None:
+        """Let self.state show each weight's part of the batches' buffers."""
+        for group, compiled in zip(self.param_groups, self._batches, strict=False):
+            for batch, positions in compiled:
+                for index, position in enumerate(positions):
+                    self.state[group["params"][position]] = batch.state_of(index)
+
+    @property
+    def plan(self) -> Plan:
+        """What is done to each weight, and why: print it."""
+        return plan_of(
+            [
+                (name, tuple(weight.shape), declaration, weight.element_size())
+                for group, declarations in zip(self.param_groups, self._declarations, strict=True)
+                for name, weight, declaration in zip(
+                    _names(group), group["params"], declarations, strict=True
+                )
+            ]
+        )
+
+    # --- the step -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns the closure's loss, if there is one.
+
+        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._gradients_are_usable():
+            if self.automatic is None:
+                self._step_at_given_length()
+            else:
+                self._step_at_automatic_length(self.automatic)
+        return loss
+
+    @property
+    def last_lr(self) -> float:
+        """Length of the last step in the modular norm; reading it waits for the device."""
+        return float("nan") if self._last_lr is None else abs(float(self._last_lr))
+
+    def _step_at_given_length(self) -> None:
+        for group, compiled in zip(self.param_groups, self._batches, strict=True):
+            for batch, positions in compiled:
+                self._propose(group, batch, positions)
+                batch.update(self._signed(_scalar(group["lr"], batch)), group)
+        self._last_lr = torch.as_tensor(self.param_groups[0]["lr"])
+
+    def _step_at_automatic_length(self, automatic: Automatic) -> None:
+        total: Tensor | float = 0.0
+        for group, compiled in zip(self.param_groups, self._batches, strict=True):
+            for batch, positions in compiled:
+                self._propose(group, batch, positions)
+                total = batch.dual_norm() + total
+        length = automatic.length(torch.as_tensor(total))
+        for group, compiled in zip(self.param_groups, self._batches, strict=True):
+            for batch, _ in compiled:
+                batch.update(self._signed(length * group["lr"]), group)
+        self._last_lr = length * self.param_groups[0]["lr"]
+
+    def _propose(self, group: dict[str, Any], batch: Batch, positions: Sequence[int]) -> None:
+        batch.propose([group["params"][i].grad for i in positions], group)
+
+    def _signed(self, lr: Tensor) -> Tensor:
+        # Duality maps are odd: climbing is the same direction walked the other way.
+        return -lr if self.maximize else lr
+
+    def _gradients_are_usable(self) -> bool:
+        named = [
+            (name, weight.grad)
+            for group in self.param_groups
+            for name, weight in zip(_names(group), group["params"], strict=True)
+            if weight.grad is not None
+        ]
+        for name, gradient in named:
+            if gradient.is_sparse:
+                raise ValueError(f"{name} has a sparse gradient; use Embedding(sparse=False)")
+        if not named or _all_finite([gradient for _, gradient in named]):
+            return True
+        bad = [name for name, gradient in named if not gradient.isfinite().all()]
+        if not bad:
+            return True  # only the sum overflowed
+        if self.on_nonfinite == "skip":
+            self.skipped += 1
+            return False
+        raise NonFiniteGradient(
+            f"the gradient of {', '.join(bad)} is not finite; no weight and no state was changed. "
+            'Lower the learning rate, or pass on_nonfinite="skip" to leave such steps out'
+        )
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state_dict of the same network under the same geometry.
+
+        Raises ValueError, with nothing changed, if weights, geometry or shapes differ.
+        """
+        self._check_loadable(state_dict)
+        saved = state_dict["state"]
+        super().load_state_dict({**state_dict, "state": {}})
+        self._bind_state()
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        for index, weight in enumerate(weights):
+            for name, value in self.state[weight].items():
+                value.copy_(saved[index][name])
+
+    def _check_loadable(self, state_dict: dict[str, Any]) -> None:
+        saved_groups, own_groups = state_dict["param_groups"], self.param_groups
+        counts = [[len(g["params"]) for g in groups] for groups in (saved_groups, own_groups)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"the saved state has groups of {counts[0]} weights, this optimizer of {counts[1]}"
+            )
+        index = 0
+        for saved, own in zip(saved_groups, own_groups, strict=True):
+            geometry = saved.get("geometry", [None] * len(own["params"]))
+            rows = zip(_names(own), own["params"], geometry, own["geometry"], strict=True)
+            for name, weight, was, now in rows:
+                if was != now:
+                    raise ValueError(
+                        f"{name} was saved under {was or 'no geometry'}, but is declared {now}: "
+                        "build the optimizer as it was when the state was saved"
+                    )
+                _check_state(name, self.state[weight], state_dict["state"].get(index, {}))
+                index += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("automatic", "maximize", "on_nonfinite", "skipped", "_declarations", "_last_lr")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_declarations" not in state:
+            return  # load_state_dict comes this way too, with the batches in place
+        saved = {weight: dict(own) for weight, own in self.state.items()}
+        self._batches = []
+        for group, declarations in zip(self.param_groups, self._declarations, strict=True):
+            rows = zip(declarations, group["params"], _names(group), strict=True)
+            programs = [program_of(d, w.shape, n) for d, w, n in rows]
+            self._batches.append(batches(programs, group["params"]))
+        self._bind_state()
+        for weight, own in saved.items():
+            for name, value in own.items():
+                self.state[weight][name].copy_(value)
+
+
+def declarations_of(
+    model: nn.Module,
+    momentum: Momentum = Average(0.95),
+    potential: Potential = Unit(),
+    weight_decay: float = 0.0,
+) -> dict[str, Declaration]:
+    """The network's own geometry and budgets; budgets are 1 where no masses are declared."""
+    budgets = budgets_of(model)
+    return {
+        name: Declaration(
+            Setting(geometry.norm, geometry.manifold, None, potential, momentum),
+            geometry.role,
+            budgets.get(name, 1.0),
+            weight_decay or None,
+        )
+        for name, geometry in geometries_of(model).items()
+    }
+
+
+def budgets_of(model: nn.Module) -> dict[str, float]:
+    """Modular budgets of a normed network; empty for a plain torch model."""
+    return model.budgets() if isinstance(model, Module) else {}
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError for a negative or non-finite hyperparameter."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
+
+
+def _param_groups(
+    groups: Sequence[Group], weights: Mapping[str, nn.Parameter], lr: float
+) -> list[dict[str, Any]]:
+    declared = {name for group in groups for name in group.declarations}
+    missing = [name for name in weights if name not in declared]
+    if missing or not weights:
+        what = (
+            f"no geometry is declared for {', '.join(missing)}" if missing else "no weight to train"
+        )
+        raise ValueError(f"{what}: declare them with modula.declare(model, {{name: norm}})")
+    return [
+        {
+            "params": [(name, weights[name]) for name in group.declarations if name in weights],
+            "declarations": [d for name, d in group.declarations.items() if name in weights],
+            "lr": lr if group.lr is None else group.lr,
+        }
+        for group in groups
+        if any(name in weights for name in group.declarations)
+    ]
+
+
+def _names(group: Mapping[str, Any]) -> list[str]:
+    names: list[str] = group.get(
+        "param_names", [f"weight {i}" for i in range(len(group["params"]))]
+    )
+    return names
+
+
+def _fingerprint(declaration: Declaration) -> str:
+    setting = declaration.setting
+    parts = (setting.norm, setting.manifold, setting.metric, setting.potential, setting.momentum)
+    return f"{' '.join(map(str, parts))} budget {declaration.budget:.6g}"
+
+
+def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    for key, value in own.items():
+        if key not in saved or tuple(saved[key].shape) != tuple(value.shape):
+            have = {k: tuple(v.shape) for k, v in saved.items()}
+            raise ValueError(f"{name} needs saved {key} of shape {tuple(value.shape)}; got {have}")
+
+
+@torch.no_grad()
+def _onto_manifold_(declaration: Declaration, weight: Tensor, name: str) -> None:
+    manifold = declaration.setting.manifold
+    distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
+    if distance > OFF_MANIFOLD:
+        weight.copy_(manifold.project(weight))
+        logger.warning("%s was %.3g off %s: projected", name, distance, manifold)
+
+
+def _scalar(lr: Any, batch: Batch) -> Tensor:
+    weight = batch.weights[0]
+    # float64, so that a rate is the same number for weights of every precision.
+    dtype = torch.float32 if weight.device.type == "mps" else torch.float64
+    if isinstance(lr, Tensor):
+        return lr.to(weight.device)
+    return torch.full((), lr, dtype=dtype, device=weight.device)
+
+
+def _all_finite(gradients: Sequence[Tensor]) -> bool:
+    # A sum is finite unless an entry is not, or it overflows: cheap, and checked again if it fails.
+    return bool(torch.stack([g.sum().float() for g in gradients]).isfinite().all())

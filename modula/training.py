@@ -1,0 +1,219 @@
+"""The training loop: a network, an optimizer, text, and a folder that remembers."""
+
+from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from modula import checkpoint
+from modula.compounds import GPT
+from modula.config import Config, find_device, read_toml, to_toml
+from modula.data import Text, even_windows, random_windows
+from modula.errors import UserError, refusals_in_words
+from modula.geometry import Geometry, geometries
+from modula.metrics import MetricsFile, Record
+from modula.recipes import RECIPES
+from modula.storage import replace_file
+
+CONFIG, METRICS, CHECKPOINTS = "config.toml", "metrics.jsonl", "checkpoint"
+VOCABULARY = 256  # bytes
+VALIDATION_WINDOWS = 64
+
+
+class Run:
+    """One training run in one folder; iterating it trains, a record a step.
+
+        for record in Run(Config(), load_text(), Path("runs/one")):
+            print(record.loss)
+
+    The folder gets config.toml, metrics.jsonl and checkpoint/.  A folder that has them already is
+    continued from its newest checkpoint, to the same losses bit for bit on the same machine: the
+    batch of a step depends on seed and step alone, everything else is in the checkpoint.
+    """
+
+    def __init__(self, config: Config, text: Text, folder: Path) -> None:
+        text.require(config.context)
+        if (folder / CONFIG).exists() and read_config(folder) != config:
+            raise UserError(f"{folder} holds another run: choose another folder")
+        self.config, self.text, self.folder = config, text, folder
+        self.device = find_device(config.device)
+        torch.manual_seed(config.seed)
+        with refusals_in_words():
+            self.model = build_model(config).to(self.device)
+            options = {} if config.lr is None else {"lr": config.lr}
+            self.optimizer = RECIPES[config.optimizer](self.model, **options)
+        self.schedule = LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps))
+        self.geometry = geometries(self.model)
+        self.step, self.seconds = 0, 0.0
+        self._restore()
+        replace_file(folder / CONFIG, to_toml(config).encode())
+
+    def __iter__(self) -> Iterator[Record]:
+        with MetricsFile(self.folder / METRICS, self.step) as metrics:
+            while self.step < self.config.steps:
+                record = self._train_step()
+                metrics.append(record)
+                if self._is_due(self.config.checkpoint_every):
+                    metrics.sync()
+                    self._save()
+                yield record
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _train_step(self) -> Record:
+        windows = random_windows(
+            self.text.train, self.config.context, self.config.batch, self.config.seed, self.step
+        )
+        self.step += 1
+        before = self._weights() if self._is_due(self.config.norms_every) else {}
+        begin = perf_counter()
+        loss = self._loss(windows)
+        value = self._finite(loss)
+        loss.backward()
+        self._update()
+        lr = self.optimizer.last_lr
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        synchronize(self.device)
+        took = perf_counter() - begin
+        self.seconds += took
+        return Record(
+            step=self.step,
+            loss=value,
+            lr=lr,
+            seconds=self.seconds,
+            tokens_per_second=self.config.batch * self.config.context / took,
+            val_loss=self.validate() if self._is_due(self.config.validate_every) else None,
+            update_norms=self._update_norms(before) if before else None,
+        )
+
+    def _loss(self, windows: Tensor) -> Tensor:
+        windows = windows.to(self.device)
+        logits = self.model(windows[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+    def _finite(self, loss: Tensor) -> float:
+        value = loss.item()
+        if not isfinite(value):
+            raise self._diverged(f"the loss is {value} at step {self.step}")
+        return value
+
+    def _update(self) -> None:
+        try:
+            self.optimizer.step()
+        except ArithmeticError as error:  # a gradient that is not finite; nothing was changed
+            raise self._diverged(f"at step {self.step}, {error}") from error
+
+    def _diverged(self, what: str) -> UserError:
+        return UserError(f"{what}: training stopped, {self.kept()}; a smaller --lr may help")
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Nats per byte on the fixed windows of the validation text."""
+        chosen = even_windows(self.text.validation, self.config.context, VALIDATION_WINDOWS)
+        chunks = chosen.split(self.config.batch)
+        total = sum(self._loss(chunk).item() * len(chunk) for chunk in chunks)
+        return total / VALIDATION_WINDOWS
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def _update_norms(self, before: dict[str, Tensor]) -> dict[str, float]:
+        return {
+            name: length(weight.detach() - before[name], self.geometry.get(name))
+            for name, weight in self.model.named_parameters()
+        }
+
+    def kept(self) -> str:
+        """Which checkpoint a stopped run can go back to, in words."""
+        steps = checkpoint.steps_in(self.folder / CHECKPOINTS)
+        if not steps:
+            return "no checkpoint was made yet"
+        return f"the last good checkpoint, step {steps[-1]}, is kept in {self.folder}"
+
+    def _save(self) -> None:
+        weights = self.model.state_dict()
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise self._diverged(f"{name} is not finite after step {self.step}")
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        about = {"sha256": self.text.sha256, "seconds": self.seconds}
+        made = checkpoint.Checkpoint(self.step, about, weights, state)
+        try:
+            checkpoint.save(self.folder / CHECKPOINTS, made)
+        except UserError as error:
+            raise UserError(f"{error}; {self.kept()}") from error
+
+    def _restore(self) -> None:
+        found = checkpoint.load_newest(self.folder / CHECKPOINTS)
+        if found is None:
+            return
+        if found.about.get("sha256") != self.text.sha256:
+            raise UserError(
+                f"the text is not the one that the run in {self.folder} began with "
+                f"({self.text}): a run can only continue on the same bytes"
+            )
+        with refusals_in_words(f"the checkpoint in {self.folder} does not fit: "):
+            self.model.load_state_dict(found.weights)
+            self.optimizer.load_state_dict(found.state["optimizer"])
+            self.schedule.load_state_dict(found.state["schedule"])
+            torch.set_rng_state(found.state["random"])
+        self.step, self.seconds = found.step, float(found.about["seconds"])
+
+
+def build_model(config: Config) -> GPT:
+    """The byte-level GPT of a config."""
+    return GPT(
+        vocab=VOCABULARY,
+        context=config.context,
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+    )
+
+
+def length(update: Tensor, geometry: Geometry | None) -> float:
+    """How far a weight moved, in its declared norm; where none is declared, in RMS of entries."""
+    if geometry is None:
+        return update.square().mean().sqrt().item()
+    return geometry.norm(update).item()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock read now tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def read_config(folder: Path) -> Config:
+    """The config of the run in a folder."""
+    path = folder / CONFIG
+    if not path.exists():
+        raise UserError(f"{folder} holds no run to resume: it has no {CONFIG}")
+    return Config(**read_toml(path))
+
+
+@torch.no_grad()
+def sample(
+    model: GPT, prompt: bytes, count: int, *, context: int, temperature: float = 0.7, seed: int = 0
+) -> str:
+    """`count` bytes that a model writes after a prompt; bytes that are no text show as a mark."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.tensor([list(prompt)], dtype=torch.int64)
+    for _ in range(count):
+        logits = model(tokens[:, -context:].to(device))[0, -1].float().cpu()
+        chances = F.softmax(logits / temperature, dim=-1)
+        chosen = torch.multinomial(chances, 1, generator=generator)
+        tokens = torch.cat([tokens, chosen[None]], dim=1)
+    return bytes(tokens[0].tolist()).decode("utf-8", errors="replace")

@@ -1,0 +1,234 @@
+"""What a norm must answer: its value, its dual, and the map between them."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf, prod
+from typing import NoReturn
+
+import torch
+from einops import EinopsError, rearrange
+from torch import Tensor
+
+from modula.norms.numerics import at_least_float32, flat, largest
+
+
+class Norm(ABC):
+    """A norm on one weight, the last `ndim` dims of a tensor; any dims before them are a batch.
+
+    Laws, checked for every subclass by tests/laws/test_norm_laws.py, for g != 0:
+        norm(duality_map(g)) == 1
+        <g, duality_map(g)> == dual(g)
+        norm(c x) == |c| norm(x),  norm(x + y) <= norm(x) + norm(y)
+        duality_map(0) == 0, and no argument is changed
+    """
+
+    @property
+    @abstractmethod
+    def ndim(self) -> int:
+        """How many trailing dims are measured together."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """||x||, one number for each tensor of the batch."""
+
+    @abstractmethod
+    def dual(self, g: Tensor) -> Tensor:
+        """||g||_* = max of <g, t> over ||t|| <= 1."""
+
+    @abstractmethod
+    def duality_map(self, g: Tensor) -> Tensor:
+        """The t of that maximum: steepest ascent at unit length.  The LMO is its negative."""
+
+    def over(self, ndim: int) -> Norm:
+        """The same norm for a weight of `ndim` dims, e.g. a matrix norm for a convolution."""
+        if ndim != self.ndim:
+            raise ValueError(
+                f"{self} measures weights of {self.ndim} dims, not {ndim}; reshape them with "
+                f'.on("pattern"), or choose another norm'
+            )
+        return self
+
+    def on(self, pattern: str, /, **sizes: int) -> Blocks:
+        """The largest norm over the blocks of an einops pattern: `on("(h d) i -> h d i", h=12)`."""
+        return Blocks(self, pattern, tuple(sorted(sizes.items())))
+
+    def __rmul__(self, factor: float) -> Scaled:
+        """factor * norm: the same directions, `factor` times shorter."""
+        return Scaled(self, float(factor))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """x in at least float32; ValueError if it holds no weight that this norm can measure."""
+        if x.ndim < self.ndim or not x.is_floating_point():
+            raise ValueError(
+                f"{self} measures the last {self.ndim} dims of a floating-point tensor; "
+                f"got shape {tuple(x.shape)}, {x.dtype}"
+            )
+        return at_least_float32(x)
+
+
+class MatrixNorm(Norm, ABC):
+    """A norm on matrices W: (..., out, in).  More dims are flattened into `in`, as in Muon."""
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    @property
+    @abstractmethod
+    def of_column(self) -> Norm:
+        """What this norm is on a matrix with one column: the norm of a bias."""
+
+    def over(self, ndim: int) -> Norm:
+        if ndim < 2:
+            nearest = f"{self.of_column}" if ndim == 1 else f"{self.of_column}.over({ndim})"
+            raise ValueError(
+                f"{self} measures matrices, not weights of {ndim} dims; for them use {nearest}, "
+                f"which is {self} of a matrix with one column"
+            )
+        axes = [f"i{k}" for k in range(1, ndim)]
+        pattern = f"o {' '.join(axes)} -> o ({' '.join(axes)})"
+        return self if ndim == 2 else self.on(pattern)
+
+
+@dataclass(frozen=True, repr=False)
+class Scaled(Norm):
+    """factor * norm.
+
+        ||x|| = factor ||x||_norm,   ||g||_* = ||g||_norm* / factor
+
+    Source: Bernstein and Newhouse 2024, arXiv:2409.20325.
+    """
+
+    norm: Norm
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < inf:
+            raise ValueError(
+                f"{self.factor} * {self.norm} is no norm: the factor must be positive and finite"
+            )
+
+    def __repr__(self) -> str:
+        return f"{self.factor:g} * {self.norm}"
+
+    def __rmul__(self, factor: float) -> Scaled:
+        return Scaled(self.norm, float(factor) * self.factor)
+
+    @property
+    def ndim(self) -> int:
+        return self.norm.ndim
+
+    def over(self, ndim: int) -> Norm:
+        return replace(self, norm=self.norm.over(ndim))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.factor * self.norm(x)
+
+    def dual(self, g: Tensor) -> Tensor:
+        return self.norm.dual(g) / self.factor
+
+    def duality_map(self, g: Tensor) -> Tensor:
+        return self.norm.duality_map(g) / self.factor
+
+
+@dataclass(frozen=True, repr=False)
+class Blocks(Norm):
+    """The largest norm over the blocks of a weight: heads, fused projections, convolution taps.
+
+        ||x|| = max_b ||x_b||,   ||g||_* = sum_b ||g_b||_*
+
+    `pattern` rearranges one weight, in the notation of einops: the last `norm.ndim` axes of its
+    right side are a block, the axes before them count the blocks.
+
+    >>> from modula.norms import Spectral
+    >>> heads = Spectral().on("(h d) i -> h d i", h=2)
+    >>> round(heads.dual(torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0]))).item(), 4)
+    10.0
+    """
+
+    norm: Norm
+    pattern: str
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pattern.count("->") != 1 or "..." in self.pattern:
+            self._refuse("it needs one '->' and no '...': batch dims are taken along by themselves")
+        if not all(isinstance(size, int) and size > 0 for _, size in self.sizes):
+            self._refuse("sizes are whole numbers from 1 up")
+        smallest = [prod(self._known(axes)) for axes in self._left]
+        probe = torch.empty(smallest, device="meta")
+        if self._rearrange(probe, self.pattern, dict(self.sizes), "").ndim < self.norm.ndim:
+            self._refuse(f"{self.norm} needs {self.norm.ndim} axes or more on its right side")
+
+    def __repr__(self) -> str:
+        norm = f"({self.norm})" if isinstance(self.norm, Scaled) else f"{self.norm}"
+        sizes = "".join(f", {axis}={size}" for axis, size in self.sizes)
+        return f"{norm}.on({self.pattern!r}{sizes})"
+
+    @property
+    def ndim(self) -> int:
+        return len(self._left)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return largest(self._counted(self.norm(self.to_blocks(self.prepare(x))), x)).to(x.dtype)
+
+    def dual(self, g: Tensor) -> Tensor:
+        norms = self.norm.dual(self.to_blocks(self.prepare(g)))
+        return self._counted(norms, g).sum(-1).to(g.dtype)
+
+    def duality_map(self, g: Tensor) -> Tensor:
+        return self.from_blocks(self.norm.duality_map(self.to_blocks(g)), g.shape)
+
+    def block_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one block of a weight of this shape: what `norm` measures."""
+        blocks = self.to_blocks(torch.empty(shape, device="meta"))
+        return tuple(blocks.shape[blocks.ndim - self.norm.ndim :])
+
+    def to_blocks(self, x: Tensor) -> Tensor:
+        """The weights of x: (..., *left) as blocks: (..., *right)."""
+        self.prepare(x)
+        left, right = self.pattern.split("->")
+        pattern = f"... {left} -> ... {right}"
+        return self._rearrange(x, pattern, dict(self.sizes), f" of shape {tuple(x.shape)}")
+
+    def from_blocks(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The exact inverse of to_blocks, for weights of this shape (with or without batch)."""
+        weight = f" of shape {tuple(shape)}"
+        if len(shape) < self.ndim:
+            self._refuse(f"its left side has {self.ndim} axes", weight)
+        sizes = dict(self.sizes)
+        for axes, size in zip(self._left, shape[len(shape) - self.ndim :], strict=True):
+            known = prod(self._known(axes))
+            sizes |= {axis: size // known for axis in axes if axis not in sizes}
+        left, right = self.pattern.split("->")
+        return self._rearrange(y, f"... {right} -> ... {left}", sizes, weight)
+
+    @cached_property
+    def _left(self) -> list[list[str]]:
+        """The axes of each dim on the left of the pattern: [["h", "d"], ["i"]]."""
+        dims = re.findall(r"\([^)]*\)|[^\s()]+", self.pattern.split("->")[0])
+        return [[axis for axis in re.findall(r"[^\s()]+", dim) if axis != "1"] for dim in dims]
+
+    def _known(self, axes: list[str]) -> list[int]:
+        return [size for axis, size in self.sizes if axis in axes]
+
+    def _counted(self, norms: Tensor, x: Tensor) -> Tensor:
+        """Norms of the blocks, (*batch, *blocks), with the blocks of a weight in one dim."""
+        return flat(norms, norms.ndim - (x.ndim - self.ndim))
+
+    def _rearrange(self, x: Tensor, pattern: str, sizes: dict[str, int], weight: str) -> Tensor:
+        try:
+            return rearrange(x, pattern, **sizes)
+        except EinopsError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+        self._refuse(reason, weight)
+
+    def _refuse(self, reason: str, weight: str = "") -> NoReturn:
+        sizes = ", ".join(f"{axis}={size}" for axis, size in self.sizes) or "no sizes"
+        raise ValueError(
+            f"'{self.pattern}' with {sizes} does not cut a weight{weight} into blocks: {reason}"
+        )

@@ -1,0 +1,114 @@
+"""The norm of a whole network: a norm of its weights' norms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from modula.norms.base import Norm
+from modula.norms.numerics import at_least_float32
+from modula.norms.vector import L1, L2, Max
+
+
+@dataclass(frozen=True, repr=False)
+class Composition:
+    """A norm on named weights w = {name: tensor}: `outer` of the numbers s_l ||w_l||.
+
+        ||w|| = outer(s_1 ||w_1||, s_2 ||w_2||, ...)
+        ||g||_* = outer.dual(||g_1||_* / s_1, ||g_2||_* / s_2, ...)
+
+    The duality map of layer l is its own, times share_l / s_l; the shares are the duality map of
+    `outer` at the dual norms.  Every weight has the batch dims of the others, usually none.
+    Source: Large et al. 2024, arXiv:2405.14813 (the modular norm, outer = Max).
+    """
+
+    parts: tuple[tuple[str, Norm, float], ...]
+    outer: Max | L1 | L2 = Max()
+
+    def __post_init__(self) -> None:
+        if len(self.norms) != len(self.parts) or not self.parts:
+            names = ", ".join(name for name, _, _ in self.parts) or "none"
+            raise ValueError(f"a network's norm needs weights of different names; got {names}")
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}: {norm}" for name, norm in self.norms.items())
+        return f"{self.outer} of {{{parts}}}"
+
+    @cached_property
+    def norms(self) -> dict[str, Norm]:
+        """The norm of each weight, times its factor."""
+        return {name: norm if s == 1 else s * norm for name, norm, s in self.parts}
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """||w||"""
+        found = self._pairs(weights)
+        return self.outer(self._stack(weights, [norm(weight) for norm, weight in found]))
+
+    def dual(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """||g||_* = max of sum_l <g_l, t_l> over ||t|| <= 1."""
+        return self.outer.dual(self._duals(gradients))
+
+    def duality_map(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The t of that maximum."""
+        shares = self.outer.duality_map(self._duals(gradients)).unbind(-1)
+        return {
+            name: _stretch(norm.duality_map(gradients[name]), share)
+            for (name, norm), share in zip(self.norms.items(), shares, strict=True)
+        }
+
+    def _duals(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        found = self._pairs(gradients)
+        return self._stack(gradients, [norm.dual(gradient) for norm, gradient in found])
+
+    def _pairs(self, tensors: Mapping[str, Tensor]) -> list[tuple[Norm, Tensor]]:
+        missing, unknown = self.norms.keys() - tensors.keys(), tensors.keys() - self.norms.keys()
+        if missing or unknown:
+            raise ValueError(
+                f"this norm measures {', '.join(self.norms)}; "
+                f"missing: {', '.join(sorted(missing)) or 'none'}, "
+                f"unknown: {', '.join(sorted(unknown)) or 'none'}"
+            )
+        return [(norm, at_least_float32(tensors[name])) for name, norm in self.norms.items()]
+
+    def _stack(self, tensors: Mapping[str, Tensor], values: list[Tensor]) -> Tensor:
+        """One number for each weight: (..., number of weights)."""
+        if len({value.shape for value in values}) > 1:
+            found = ", ".join(
+                f"{name} {tuple(tensors[name].shape)} in {norm}"
+                for name, norm in self.norms.items()
+            )
+            raise ValueError(
+                f"the weights of a network must have equal batch dims; got {found} "
+                f"(norm.over(ndim) measures a weight of more dims as one)"
+            )
+        return torch.stack(values, dim=-1)
+
+
+def MaxOf(parts: Mapping[str, tuple[Norm, float]]) -> Composition:
+    """||w|| = max_l s_l ||w_l||, the modular norm: every layer moves, at its own full length."""
+    return Composition(_listed(parts), Max())
+
+
+def SumOf(parts: Mapping[str, tuple[Norm, float]]) -> Composition:
+    """||w|| = sum_l s_l ||w_l||: only the layer with the largest dual norm moves."""
+    return Composition(_listed(parts), L1())
+
+
+def RootOf(parts: Mapping[str, tuple[Norm, float]]) -> Composition:
+    """||w|| = sqrt(sum_l (s_l ||w_l||)^2): layers move in proportion to their dual norms.
+
+    With Frobenius norms this is globally normalised gradient descent.
+    """
+    return Composition(_listed(parts), L2())
+
+
+def _listed(parts: Mapping[str, tuple[Norm, float]]) -> tuple[tuple[str, Norm, float], ...]:
+    return tuple((name, norm, float(factor)) for name, (norm, factor) in parts.items())
+
+
+def _stretch(direction: Tensor, share: Tensor) -> Tensor:
+    """share * direction, one share for each tensor of the batch."""
+    dims = (1,) * (direction.ndim - share.ndim)
+    return (share.reshape(*share.shape, *dims) * direction).to(direction.dtype)

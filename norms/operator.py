@@ -1,0 +1,182 @@
+"""Norms that a matrix inherits from the vectors it maps between: the largest stretch.
+
+||W|| = max of ||W x||_codomain over ||x||_domain <= 1,  W: (..., out, in)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.norms.base import MatrixNorm, Norm
+from modula.norms.numerics import largest, split_scale
+from modula.norms.schatten import nuclear_norm, polar_factor, spectral_norm
+from modula.norms.vector import L1, L2, RMS, EuclideanLength, Max, RMSDual, VectorNorm
+
+
+class NoClosedForm(ValueError):
+    """The operator norm between two vector norms is not known in closed form."""
+
+
+@dataclass(frozen=True, repr=False)
+class Spectral(MatrixNorm):
+    """The largest stretch between two Euclidean lengths: the largest singular value, scaled.
+
+        ||W|| = sigma_max(W) / r,   ||G||_* = r sum_i sigma_i(G),   duality map r U V^T
+        r = unit_radius(shape) = factor_domain(in) / factor_codomain(out)
+
+    >>> round(Spectral(RMS(), RMS())(torch.ones(4, 1)).item(), 4)
+    1.0
+
+    Source: Bernstein and Newhouse 2024, arXiv:2410.21265.
+    """
+
+    domain: EuclideanLength = L2()
+    codomain: EuclideanLength = L2()
+
+    def __post_init__(self) -> None:
+        for norm in (self.domain, self.codomain):
+            _check_vector_norm("Spectral", norm, EuclideanLength, "L2(), RMS() or RMSDual()")
+
+    def __repr__(self) -> str:
+        short = {(RMS(), RMS()): "RMSToRMS()", (L2(), L2()): "Spectral()"}
+        pair = (self.domain, self.codomain)
+        return short.get(pair, f"Spectral({self.domain}, {self.codomain})")
+
+    @property
+    def of_column(self) -> Norm:
+        return self.codomain
+
+    def unit_radius(self, shape: Sequence[int]) -> float:
+        """The largest singular value of a matrix of this shape and of norm one."""
+        fan_out, fan_in = shape[-2:]
+        return self.domain.factor(fan_in) / self.codomain.factor(fan_out)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        value = spectral_norm(self.prepare(x)) / self.unit_radius(x.shape)
+        return value.to(x.dtype)
+
+    def dual(self, g: Tensor) -> Tensor:
+        value = nuclear_norm(self.prepare(g)) * self.unit_radius(g.shape)
+        return value.to(g.dtype)
+
+    def duality_map(self, g: Tensor) -> Tensor:
+        unit, _ = split_scale(self.prepare(g), 2)
+        return (polar_factor(unit) * self.unit_radius(g.shape)).to(g.dtype)
+
+
+def RMSToRMS() -> Spectral:
+    """How much W can stretch a vector, both sides measured in RMS: sqrt(in / out) sigma_max(W).
+
+    Source: Large et al. 2024, arXiv:2405.14813.
+    """
+    return Spectral(RMS(), RMS())
+
+
+@dataclass(frozen=True, repr=False)
+class Rows(MatrixNorm):
+    """The largest norm of a row: the largest stretch from p to Max, if `vector` is dual to p.
+
+        ||W|| = max_i ||w_i||,   ||G||_* = sum_i ||g_i||_*
+
+    The duality map is that of `vector`, row by row.
+    """
+
+    vector: Norm
+
+    def __post_init__(self) -> None:
+        _check_vector_norm("Rows", self.vector, Norm, "RMS(), L2(), L1() or Max()")
+
+    def __repr__(self) -> str:
+        return f"Rows({self.vector})"
+
+    @property
+    def of_column(self) -> Norm:
+        one_entry = float(self.vector(torch.ones(1, dtype=torch.float64)))
+        return Max() if one_entry == 1 else one_entry * Max()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return largest(self.vector(self.prepare(x))).to(x.dtype)
+
+    def dual(self, g: Tensor) -> Tensor:
+        return self.vector.dual(self.prepare(g)).sum(-1).to(g.dtype)
+
+    def duality_map(self, g: Tensor) -> Tensor:
+        return self.vector.duality_map(self.prepare(g)).to(g.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class Columns(MatrixNorm):
+    """The largest norm of a column: the largest stretch from L1 to `vector`.
+
+        ||W|| = max_j ||w_j||,   ||G||_* = sum_j ||g_j||_*
+
+    The duality map is that of `vector`, column by column.
+    """
+
+    vector: Norm
+
+    def __post_init__(self) -> None:
+        _check_vector_norm("Columns", self.vector, Norm, "RMS(), L2(), L1() or Max()")
+
+    def __repr__(self) -> str:
+        return f"Columns({self.vector})"
+
+    @property
+    def of_column(self) -> Norm:
+        return self.vector
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return largest(self.vector(self.prepare(x).mT)).to(x.dtype)
+
+    def dual(self, g: Tensor) -> Tensor:
+        return self.vector.dual(self.prepare(g).mT).sum(-1).to(g.dtype)
+
+    def duality_map(self, g: Tensor) -> Tensor:
+        return self.vector.duality_map(self.prepare(g).mT).mT.to(g.dtype)
+
+
+def _check_vector_norm(what: str, norm: Norm, kind: type[object], examples: str) -> None:
+    if not isinstance(norm, kind) or norm.ndim != 1:
+        dims = f", over {norm.ndim} dims" if isinstance(norm, kind) else ""
+        raise ValueError(
+            f"{what} needs norms of one vector (ndim=1), such as {examples}; got {norm!r}{dims}"
+        )
+
+
+def operator(domain: VectorNorm, codomain: VectorNorm) -> Norm:
+    """The largest stretch of a matrix W: (..., out, in), wherever it has a closed form.
+
+        L1 -> Max         the largest |entry|
+        L1 -> q           the largest column in q
+        p  -> Max         the largest row in the dual of p
+        L2, RMS, RMSDual between themselves: the largest singular value, scaled
+
+    Every other pair of these norms is NP-hard and raises NoClosedForm.
+
+    >>> operator(RMS(), RMS()), operator(L1(), RMS()), operator(Max(), Max())
+    (RMSToRMS(), Columns(RMS()), Rows(L1()))
+
+    Source: Hendrickx and Olshevsky 2010, doi:10.1137/09076773X (Max -> q is NP-hard to approximate
+    for q = L1, L2; L2 -> L1 is Max -> L2 of the transpose).
+    """
+    for norm in (domain, codomain):
+        _check_vector_norm("operator", norm, VectorNorm, "L1(), L2(), RMS() or Max()")
+    if isinstance(domain, L1):
+        return Max(ndim=2) if isinstance(codomain, Max) else Columns(codomain)
+    if isinstance(codomain, Max):
+        return Rows(domain.dual_norm())
+    if isinstance(domain, EuclideanLength) and isinstance(codomain, EuclideanLength):
+        return Spectral(domain, codomain)
+    raise NoClosedForm(_no_closed_form(domain, codomain))
+
+
+def _no_closed_form(domain: VectorNorm, codomain: VectorNorm) -> str:
+    """||x||_RMS <= ||x||_Max and ||y||_1 <= ||y||_RMSDual: swapping these in gives a bound."""
+    inner = RMS() if isinstance(domain, Max) else domain
+    outer = RMSDual() if isinstance(codomain, L1) else codomain
+    return (
+        f"operator({domain}, {codomain}) has no closed form: it is NP-hard to compute; the "
+        f"nearest that has one is operator({inner}, {outer}), which is never smaller"
+    )

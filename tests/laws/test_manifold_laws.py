@@ -1,0 +1,254 @@
+"""Every manifold keeps the promises of Manifold.  A new manifold joins by one line in MANIFOLDS."""
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+import modula.manifolds  # noqa: F401  (so that every subclass is known)
+from modula.manifolds.base import Manifold
+from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.oblique import Oblique
+from modula.manifolds.sphere import Sphere
+from modula.manifolds.stiefel import Stiefel
+from strategies import batches, scales, seeds
+
+MANIFOLDS = [
+    Euclidean(),
+    Sphere(),
+    Sphere(radius=3.0),
+    Sphere(radius=0.1, ndim=2),
+    Oblique(),
+    Oblique("columns", radius=3.0),
+    Stiefel(),
+    Stiefel(radius=3.0),
+]
+every_manifold = pytest.mark.parametrize("manifold", MANIFOLDS, ids=str)
+few = settings(max_examples=12)  # each law meets eight manifolds
+
+
+def concrete(cls: type[Manifold]) -> Iterator[type[Manifold]]:
+    if not inspect.isabstract(cls):
+        yield cls
+    for subclass in cls.__subclasses__():
+        yield from concrete(subclass)
+
+
+def test_no_manifold_is_left_out() -> None:
+    assert {type(manifold) for manifold in MANIFOLDS} == set(concrete(Manifold))
+
+
+def on_it(manifold: Manifold, x: Tensor) -> None:
+    """Residual zero, one number for each point, shape and dtype as given."""
+    residual = manifold.residual(x)
+    points = x.shape[: x.ndim - manifold.ndim] if manifold.ndim else ()
+    assert_close(residual, torch.zeros(points, dtype=x.dtype), atol=1e-11, rtol=0)
+
+
+def inner(manifold: Manifold, a: Tensor, b: Tensor) -> Tensor:
+    """<a, b>, point by point."""
+    return (a * b).sum(tuple(range(-max(manifold.ndim, 1), 0)))
+
+
+def point_and_vector(manifold: Manifold, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """A point, of size one where the manifold has no size, and a vector, tangent or not."""
+    generator = torch.Generator().manual_seed(seed)
+    return manifold.project(x / x.norm()), torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True))
+def test_project_lands_and_lands_once(manifold: Manifold, x: Tensor) -> None:
+    landed = manifold.project(x)
+    assert landed.shape == x.shape
+    on_it(manifold, landed)
+    assert_close(manifold.project(landed), landed)
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True), seed=seeds())
+def test_no_sampled_point_is_nearer_than_the_projection(
+    manifold: Manifold, x: Tensor, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    other = manifold.sample(tuple(x.shape), dtype=x.dtype)
+    nearest, distance = (x - manifold.project(x)).norm(), (x - other).norm()
+    assert nearest <= distance * (1 + 1e-12)
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True), seed=seeds())
+def test_retract_lands_and_stays_for_zero(manifold: Manifold, x: Tensor, seed: int) -> None:
+    point, v = point_and_vector(manifold, x, seed)
+    for step in (1e-3, 1.0, 1e3):
+        on_it(manifold, manifold.retract(point, step * manifold.to_tangent(point, v)))
+    assert_close(manifold.retract(point, torch.zeros_like(v)), point)
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True), seed=seeds())
+def test_sample_lands_and_follows_the_seed(manifold: Manifold, x: Tensor, seed: int) -> None:
+    torch.manual_seed(seed)
+    one = manifold.sample(tuple(x.shape), dtype=torch.float64)
+    torch.manual_seed(seed)
+    two = manifold.sample(tuple(x.shape), dtype=torch.float64)
+    assert one.shape == x.shape
+    on_it(manifold, one)
+    assert torch.equal(one, two)
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True), seed=seeds(), scale=scales())
+def test_to_tangent_is_an_orthogonal_projection(
+    manifold: Manifold, x: Tensor, seed: int, scale: float
+) -> None:
+    point, v = point_and_vector(manifold, x, seed)
+    v = scale * v
+    u = torch.roll(v, 1, -1) + v.flip(-2)
+    tangent, other = manifold.to_tangent(point, v), manifold.to_tangent(point, u)
+    size = v.norm() + u.norm()
+    assert_close(manifold.to_tangent(point, tangent), tangent, atol=1e-12 * float(size), rtol=0)
+    # What was removed is orthogonal to every tangent, not only to this one.
+    removed = inner(manifold, v - tangent, other)
+    assert_close(removed, torch.zeros_like(removed), atol=1e-12 * float(size**2), rtol=0)
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True), seed=seeds())
+def test_a_tangent_leaves_the_manifold_only_to_second_order(
+    manifold: Manifold, x: Tensor, seed: int
+) -> None:
+    """And a vector that is not tangent leaves it at once: to_tangent removes no more than that."""
+    point, v = point_and_vector(manifold, x, seed)
+    tangent = manifold.to_tangent(point, v)
+    normal = v - tangent
+    radius = getattr(manifold, "radius", 1.0)
+    t = 1e-4 * radius / (1 + float(v.norm()))
+    assert (manifold.residual(point + t * tangent) <= 1e-7).all()
+    moved = manifold.residual(point + t * normal).norm() * radius
+    assert moved >= 0.3 * t * normal.norm() - 1e-7 * radius
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True, max_batch_dims=0), seed=seeds())
+def test_the_error_of_a_retraction_has_slope_two(manifold: Manifold, x: Tensor, seed: int) -> None:
+    """||retract(x, t v) - x - t v|| ~ t^2: halving the step takes at least a quarter."""
+    point, v = point_and_vector(manifold, x, seed)
+    tangent = manifold.to_tangent(point, v)
+    radius = getattr(manifold, "radius", 1.0)
+    steps = [1e-2 * radius / (1 + float(tangent.norm())) * 0.5**k for k in range(4)]
+    errors = [(manifold.retract(point, t * tangent) - point - t * tangent).norm() for t in steps]
+    if errors[-1] > 1e-9 * radius:  # else flat to rounding: a single point, or a straight space
+        slope = torch.log2(errors[0] / errors[-1]) / 3
+        assert_close(slope, torch.tensor(2.0, dtype=x.dtype), atol=0.02, rtol=0)
+    assert errors[0] <= steps[0] ** 2 * tangent.norm() ** 2 / radius + 1e-12 * radius
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True), seed=seeds())
+def test_a_batch_is_a_loop(manifold: Manifold, x: Tensor, seed: int) -> None:
+    point, v = point_and_vector(manifold, x, seed)
+    x = v.flip(-1)  # of full rank: else rounding picks one of several nearest points
+    batch = x.shape[:-2]
+    flat_x, flat_p, flat_v = (y.reshape(-1, *y.shape[-2:]) for y in (x, point, v))
+    tangent = manifold.to_tangent(point, v)
+    for together, alone in (
+        (manifold.project(x), [manifold.project(a) for a in flat_x]),
+        (tangent, [manifold.to_tangent(a, b) for a, b in zip(flat_p, flat_v, strict=True)]),
+        (
+            manifold.retract(point, v),
+            [manifold.retract(a, b) for a, b in zip(flat_p, flat_v, strict=True)],
+        ),
+    ):
+        assert_close(together, torch.stack(alone).reshape(*batch, *x.shape[-2:]))
+    if manifold.ndim:
+        alone = [manifold.residual(a) for a in flat_x]
+        loop = torch.stack(alone).reshape(x.shape[: x.ndim - manifold.ndim])
+        assert_close(manifold.residual(x), loop)
+
+
+@every_manifold
+@few
+@given(x=batches(tall=True), seed=seeds())
+def test_arguments_are_left_alone(manifold: Manifold, x: Tensor, seed: int) -> None:
+    point, v = point_and_vector(manifold, x, seed)
+    before = [y.clone() for y in (x, point, v)]
+    manifold.project(x)
+    manifold.residual(x)
+    manifold.to_tangent(point, v)
+    manifold.retract(point, v)
+    assert all(torch.equal(a, b) for a, b in zip((x, point, v), before, strict=True))
+
+
+@every_manifold
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)],
+    ids=str,
+)
+@few
+@given(seed=seeds(), shape=st.sampled_from([(1, 1), (4, 4), (9, 3), (2, 12, 5)]))
+def test_lower_precision_is_near_float64(
+    manifold: Manifold, dtype: torch.dtype, tolerance: float, seed: int, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Far from rank deficient: there no precision agrees with another on the nearest point.
+    x = torch.eye(*shape[-2:]) * 4 + torch.rand(*shape, generator=generator)
+    x, v = x.to(dtype), torch.randn(shape, generator=generator).to(dtype)
+    exact = manifold.project(x.double())
+    point = exact.to(dtype)
+    for low, high in (
+        (manifold.project(x), exact),
+        (manifold.to_tangent(point, v), manifold.to_tangent(exact, v.double())),
+        (manifold.retract(point, v), manifold.retract(exact, v.double())),
+    ):
+        assert low.dtype == dtype
+        assert_close(low.double(), high, atol=tolerance * 8, rtol=tolerance)
+
+
+@every_manifold
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_projection_forgets_the_scale(manifold: Manifold, scale: float, dtype: torch.dtype) -> None:
+    if isinstance(manifold, Euclidean):
+        return  # a linear space is the one manifold with a scale of its own
+    x = torch.randn(3, 7, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    assert_close(manifold.project(scale * x), manifold.project(x), atol=2e-5, rtol=0)
+
+
+@every_manifold
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_zero_has_a_nearest_point_too(manifold: Manifold, dtype: torch.dtype) -> None:
+    zero = torch.zeros(2, 5, 3, dtype=dtype)
+    one, two = manifold.project(zero), manifold.project(zero)
+    assert torch.equal(one, two)
+    on_it(manifold, manifold.project(one.double()))
+    assert (manifold.residual(one) <= 0.02).all()
+    assert torch.equal(manifold.to_tangent(one, zero), zero)
+
+
+@every_manifold
+def test_an_empty_batch_is_fine(manifold: Manifold) -> None:
+    nothing = torch.zeros(0, 5, 3)
+    assert manifold.project(nothing).shape == (0, 5, 3)
+    assert manifold.retract(nothing, nothing).shape == (0, 5, 3)
+    assert manifold.to_tangent(nothing, nothing).shape == (0, 5, 3)
+
+
+@every_manifold
+def test_a_manifold_prints_as_the_call_that_makes_it(manifold: Manifold) -> None:
+    names = {cls.__name__: cls for cls in concrete(Manifold)}
+    assert eval(str(manifold), names) == manifold  # noqa: S307
