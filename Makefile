@@ -10,7 +10,7 @@ endif
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check types bench docs help clean
+.PHONY: demo test check lint layout types bench docs help clean
 
 demo: ## train a small GPT on the Python standard library; ARGS="--steps 100" adds options
 	@$(PYTHON) .ci/setup_env.py
@@ -20,11 +20,15 @@ test: ## the whole test suite; ARGS="tests/norms -x" chooses
 	@$(PYTHON) .ci/setup_env.py --extras dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-check: ## lint, format and types
+check: lint layout types ## lint, layout and types; `make -k check` goes on after a failure
+
+lint: ## ruff's rules
 	@$(PYTHON) .ci/setup_env.py --extras dev
 	$(BIN)/python -m ruff check .
+
+layout: ## ruff's format
+	@$(PYTHON) .ci/setup_env.py --extras dev
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy
 
 types: ## mypy, strict
 	@$(PYTHON) .ci/setup_env.py --extras dev

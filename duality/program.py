@@ -24,12 +24,16 @@ class Live:
 
 @dataclass(frozen=True)
 class Line:
-    """result = op(*reads, **options).  The option `scale` may differ between weights of a batch."""
+    """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
+
+    shape  of what the op works on, for its cost; None where it is the weight's own
+    """
 
     result: str
     op: Op
     reads: tuple[str, ...]
     options: tuple[tuple[str, Any], ...] = ()
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.op.writes_first and self.result != self.reads[0]:

@@ -1,5 +1,6 @@
 """Rules for weights that may live anywhere: the direction is the norm's duality map."""
 
+from dataclasses import replace
 from functools import cache
 from math import prod
 from typing import cast
@@ -107,13 +108,14 @@ def blockwise(setting: Setting, shape: Shape) -> Derived:
     """Each block on its own: the dual of the largest norm over blocks."""
     norm = cast(Blocks, setting.norm)
     view, view_back = _view_ops(norm, tuple(shape))
-    blocks = norm.block_shape(tuple(shape))
-    inner = derive(Setting(norm.norm), blocks)
+    block = norm.block_shape(tuple(shape))
+    blocks = (prod(shape) // prod(block), *block)
+    inner = derive(Setting(norm.norm), block)
     names = {"query": "blocks", "direction": "block_directions"}
     return Derived(
         (
             line("blocks", view, "query"),
-            *(each.renamed(names) for each in inner.lines),
+            *(replace(each.renamed(names), shape=blocks) for each in inner.lines),
             line("direction", view_back, names.get(inner.direction, inner.direction)),
         ),
         scale=inner.scale,

@@ -258,12 +258,12 @@ def polar_cost(
     shape: Shape,
     itemsize: int = 4,
     *,
-    polynomials: Polynomials = DEFAULT,
+    polynomials: Polynomials | None = None,
     scale: float = 1.0,
     form: Form | None = None,
 ) -> Cost:
     """Of the chosen form's products, symmetric ones counted whole."""
-    short, long = sorted(shape[-2:])
+    polynomials, (short, long) = polynomials or DEFAULT, sorted(shape[-2:])
     dtype = {2: torch.bfloat16, 4: torch.float32}.get(itemsize, torch.float64)
     form = form or choose_form(short, long, polynomials, dtype)
     products, batch = form.products(polynomials), prod(shape[:-2])

@@ -33,5 +33,5 @@ class Automatic:
 
     def length(self, dual_norm: Tensor) -> Tensor:
         """eta for a dual norm N >= 0, a 0-d tensor."""
-        # (1 + sqrt(1 + 4N)) / 2 = 1 + 2N / (1 + sqrt(1 + 4N)): log1p keeps a converged run's tiny N.
+        # (1 + sqrt(1 + 4N)) / 2 = 1 + 2N / (1 + sqrt(1 + 4N)): log1p keeps a tiny N.
         return self.gain * torch.log1p(2 * dual_norm / (1 + torch.sqrt(1 + 4 * dual_norm)))

@@ -57,7 +57,10 @@ TRAIN_HELP = """Train a byte-level GPT, without choosing a learning rate.
 @app.command(help=TRAIN_HELP)
 def train(
     context: typer.Context,
-    words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME|FOLDER", help="Goes with --compare, --resume."),
+    ] = None,
     data: Annotated[
         str | None, option("Text file or folder; Python's library if left out.")
     ] = None,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.errors import UserError, disk_errors_in_words
+from modula.storage import COMPARISON, METRICS
 
 SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
@@ -69,12 +70,17 @@ def standard_library() -> Iterator[bytes]:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Every file below a folder in alphabetical order, except what a leading dot hides."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    """Every file below a folder in alphabetical order, without hidden ones and results of runs.
+
+    Results that grow while they are read would make a run that cannot be resumed.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    runs = {path.parent for path in paths if path.name in (METRICS, COMPARISON)} - {folder}
     return sorted(
         path
         for path in paths
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if runs.isdisjoint(path.parents)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 

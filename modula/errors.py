@@ -10,6 +10,10 @@ class UserError(ValueError):
     """What was given cannot be used; the message is one sentence that says what would work."""
 
 
+class Diverged(UserError):
+    """A run met a number that is not finite, and stopped."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The nearest known words as the end of a sentence.
 

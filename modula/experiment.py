@@ -11,15 +11,14 @@ from rich.console import Console
 from modula import report
 from modula.config import Config, find_device, to_toml
 from modula.data import Text, load_text
-from modula.errors import UserError, suggest
+from modula.errors import Diverged, UserError, suggest
 from modula.metrics import Record, read_records
 from modula.recipes import RECIPES
 from modula.screen import show_sample, summary, watch
-from modula.storage import replace_file
-from modula.training import CONFIG, METRICS, Run, read_config
+from modula.storage import COMPARISON, METRICS, replace_file
+from modula.training import CONFIG, Run, read_config
 
 RUNS = Path("runs")
-NAMES = "comparison.json"
 
 Configs = dict[str, Config]  # by name of the run; "" for a run that is the folder itself
 
@@ -50,15 +49,16 @@ def begin(out: Path | None, configs: Configs) -> Path:
     for config in configs.values():
         find_device(config.device)
     folder = out or RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if (folder / NAMES).exists() or (folder / CONFIG).exists():
+    if (folder / COMPARISON).exists() or (folder / CONFIG).exists():
         raise UserError(
             f"{folder} holds a run already: go on with it by --resume {folder}, "
             f"or choose another --out"
         )
     for name, config in configs.items():
+        replace_file(folder / name / METRICS, b"")
         replace_file(folder / name / CONFIG, to_toml(config).encode())
     if "" not in configs:
-        replace_file(folder / NAMES, json.dumps(list(configs)).encode())
+        replace_file(folder / COMPARISON, json.dumps(list(configs)).encode())
     return folder
 
 
@@ -69,7 +69,7 @@ def find(words: list[str], out: Path | None) -> Path:
         raise UserError(f"one folder can be resumed, not {' and '.join(map(str, named))}")
     if named:
         return named[0]
-    found = [p for p in RUNS.glob("*") if (p / NAMES).exists() or (p / CONFIG).exists()]
+    found = [p for p in RUNS.glob("*") if (p / COMPARISON).exists() or (p / CONFIG).exists()]
     if not found:
         raise UserError("there is no run below runs/ to resume: name its folder after --resume")
     return max(found, key=lambda path: path.stat().st_mtime)
@@ -77,7 +77,7 @@ def find(words: list[str], out: Path | None) -> Path:
 
 def configs_in(folder: Path) -> Configs:
     """What the runs of a folder were asked to do."""
-    path = folder / NAMES
+    path = folder / COMPARISON
     if not path.exists():
         return {"": read_config(folder)}
     try:
@@ -96,17 +96,28 @@ def text_for(configs: Configs) -> Text:
 
 def run_all(folder: Path, configs: Configs, text: Text, console: Console) -> None:
     """Train every run of a folder, then draw and print what came out."""
-    console.print(str(text), highlight=False)
-    runs = {name: run_one(config, text, folder / name, console) for name, config in configs.items()}
-    if "" not in runs:
+    console.print(f"{text}\nresults go to {folder}", highlight=False)
+    if "" in configs:
+        run_one(configs[""], text, folder, console)
+    else:
+        runs = {n: run_rival(c, text, folder / n, console) for n, c in configs.items()}
         title = f"{len(runs)} optimizers, {size(next(iter(configs.values())))}"
         report.draw_comparison(runs, folder / "comparison.png", title)
         replace_file(folder / "comparison.md", report.comparison_markdown(runs).encode())
         console.print(report.comparison_table(runs))
-    console.print(f"results in {folder}: {', '.join(results(folder))}", highlight=False)
+    console.print(f"{folder} now has {', '.join(results(folder))}", highlight=False)
 
 
-def run_one(config: Config, text: Text, folder: Path, console: Console) -> list[Record]:
+def run_rival(config: Config, text: Text, folder: Path, console: Console) -> list[Record]:
+    """One run of a comparison: if it diverges, the others go on without it."""
+    try:
+        run_one(config, text, folder, console)
+    except Diverged as error:
+        console.print(f"{folder.name}: {error}", style="red", highlight=False)
+    return read_records(folder / METRICS)
+
+
+def run_one(config: Config, text: Text, folder: Path, console: Console) -> None:
     """One run from plan to sample."""
     run = Run(config, text, folder)
     console.print(run.optimizer.plan.table())
@@ -120,10 +131,8 @@ def run_one(config: Config, text: Text, folder: Path, console: Console) -> list[
             draw(folder, config)
         raise
     draw(folder, config)
-    records = read_records(folder / METRICS)
     show_sample(run, console)
-    console.print(summary(records), highlight=False)
-    return records
+    console.print(summary(read_records(folder / METRICS)), highlight=False)
 
 
 def draw(folder: Path, config: Config) -> None:

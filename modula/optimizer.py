@@ -29,6 +29,9 @@ from modula.duality import (
 
 logger = logging.getLogger(__name__)
 
+# What a copy or a pickle needs besides torch's own; the batches are derived again.
+_OWN = ("automatic", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations")
+
 OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
 
 
@@ -96,6 +99,7 @@ class SteepestDescent(torch.optim.Optimizer):
             groups = [Group(own)]
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._order = {name: place for place, name in enumerate(weights)}
         super().__init__(_param_groups(groups, weights, rate), {"lr": rate})
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
@@ -146,15 +150,14 @@ class SteepestDescent(torch.optim.Optimizer):
     @property
     def plan(self) -> Plan:
         """What is done to each weight, and why: print it."""
-        return plan_of(
-            [
-                (name, tuple(weight.shape), declaration, weight.element_size())
-                for group, declarations in zip(self.param_groups, self._declarations, strict=True)
-                for name, weight, declaration in zip(
-                    _names(group), group["params"], declarations, strict=True
-                )
-            ]
-        )
+        rows = [
+            (name, tuple(weight.shape), declaration, weight.element_size())
+            for group, declarations in zip(self.param_groups, self._declarations, strict=True)
+            for name, weight, declaration in zip(
+                _names(group), group["params"], declarations, strict=True
+            )
+        ]
+        return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))))
 
     # --- the step -----------------------------------------------------------------------------
 
@@ -266,8 +269,7 @@ class SteepestDescent(torch.optim.Optimizer):
                 index += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("automatic", "maximize", "on_nonfinite", "skipped", "_declarations", "_last_lr")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

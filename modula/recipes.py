@@ -257,7 +257,7 @@ def modular(
     return SteepestDescent(
         model,
         lr,
-        momentum=Average(momentum, nesterov),
+        momentum=Average(momentum, nesterov) if momentum else NoMomentum(),
         weight_decay=weight_decay,
         **options,
     )

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -128,6 +129,8 @@ def draw_comparison(runs: Runs, path: Path, title: str) -> None:
             look = {"color": f"C{i % 10}", "linestyle": DASHES[i // 10 % len(DASHES)]}
             _contender(by_step, name, records, [r.step for r in records], look)
             _contender(by_second, name, records, [r.seconds for r in records], look)
+        highest = max((records[0].loss for records in runs.values() if records), default=1.0)
+        by_step.set_ylim(top=min(by_step.get_ylim()[1], 1.1 * highest))  # some rates explode
         by_step.set(xlabel="step", ylabel=LOSS, title="Against steps")
         by_second.set(xlabel="seconds of training", title="Against time")
         by_step.legend(title="validation (line), training (faint)")
@@ -153,13 +156,14 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def comparison_rows(runs: Runs) -> list[list[str]]:
-    """One row a run, best validation loss first: name and what it reached."""
-    finished = {name: records for name, records in runs.items() if records}
-    ranked = sorted(finished.items(), key=lambda run: final_loss(run[1]))
+    """One row a run, best validation loss first, then those that stopped before the others."""
+    steps = max(len(records) for records in runs.values())
+    losses = {n: final_loss(r) if len(r) == steps else inf for n, r in runs.items() if r}
+    ranked = [(name, runs[name]) for name in sorted(losses, key=lambda name: losses[name])]
     return [
         [
             name,
-            f"{final_loss(records):.4f}",
+            f"{losses[name]:.4f}" if losses[name] < inf else "diverged",
             f"{smooth([r.loss for r in records])[-1]:.4f}",
             f"{max(r.lr for r in records):.4g}",
             f"{records[-1].step}",
@@ -191,7 +195,7 @@ def comparison_markdown(runs: Runs) -> str:
 
 def final_loss(records: Sequence[Record]) -> float:
     """The last validation loss of a run; infinite where none was measured."""
-    return next((r.val_loss for r in reversed(records) if r.val_loss is not None), float("inf"))
+    return next((r.val_loss for r in reversed(records) if r.val_loss is not None), inf)
 
 
 def mean_speed(records: Sequence[Record]) -> float:

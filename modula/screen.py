@@ -7,7 +7,8 @@ from rich.text import Text as Words
 
 from modula.metrics import Record, read_records
 from modula.report import final_loss, mean_speed
-from modula.training import METRICS, Run, sample
+from modula.storage import METRICS
+from modula.training import Run, sample
 
 PROMPT = b"def "
 SAMPLE_BYTES = 300

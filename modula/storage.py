@@ -5,6 +5,8 @@ from pathlib import Path
 
 from modula.errors import disk_errors_in_words
 
+METRICS, COMPARISON = "metrics.jsonl", "comparison.json"  # a folder that has one is a run's
+
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file and wait until the disk has it."""

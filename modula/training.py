@@ -14,13 +14,13 @@ from modula import checkpoint
 from modula.compounds import GPT
 from modula.config import Config, find_device, read_toml, to_toml
 from modula.data import Text, even_windows, random_windows
-from modula.errors import UserError, refusals_in_words
+from modula.errors import Diverged, UserError, refusals_in_words
 from modula.geometry import Geometry, geometries
 from modula.metrics import MetricsFile, Record
 from modula.recipes import RECIPES
-from modula.storage import replace_file
+from modula.storage import METRICS, replace_file
 
-CONFIG, METRICS, CHECKPOINTS = "config.toml", "metrics.jsonl", "checkpoint"
+CONFIG, CHECKPOINTS = "config.toml", "checkpoint"
 VOCABULARY = 256  # bytes
 VALIDATION_WINDOWS = 64
 
@@ -32,8 +32,8 @@ class Run:
             print(record.loss)
 
     The folder gets config.toml, metrics.jsonl and checkpoint/.  A folder that has them already is
-    continued from its newest checkpoint, to the same losses bit for bit on the same machine: the
-    batch of a step depends on seed and step alone, everything else is in the checkpoint.
+    continued from its newest checkpoint, on a CPU to the same losses bit for bit: the batch of a
+    step depends on seed and step alone, everything else is in the checkpoint.
     """
 
     def __init__(self, config: Config, text: Text, folder: Path) -> None:
@@ -110,8 +110,8 @@ class Run:
         except ArithmeticError as error:  # a gradient that is not finite; nothing was changed
             raise self._diverged(f"at step {self.step}, {error}") from error
 
-    def _diverged(self, what: str) -> UserError:
-        return UserError(f"{what}: training stopped, {self.kept()}; a smaller --lr may help")
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(f"{what}: training stopped, {self.kept()}; a smaller --lr may help")
 
     @torch.no_grad()
     def validate(self) -> float:

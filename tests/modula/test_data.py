@@ -15,6 +15,7 @@ from modula.data import (
     load_text,
     random_windows,
     split,
+    visible_files,
 )
 from modula.errors import UserError
 
@@ -55,6 +56,14 @@ def test_a_folder_may_hold_other_things_too(tmp_path: Path) -> None:
     text = load_text(str(tmp_path))
     assert text.files == 1
     assert as_bytes(text.train) + as_bytes(text.validation) == "words, über and 漢字".encode()
+
+
+def test_what_runs_leave_in_a_folder_is_not_read(tmp_path: Path) -> None:
+    for name in ("text.py", "runs/a/metrics.jsonl", "runs/a/config.toml", "b/comparison.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert visible_files(tmp_path) == [tmp_path / "text.py"]
+    assert len(visible_files(tmp_path / "runs" / "a")) == 2
 
 
 @pytest.mark.parametrize(
