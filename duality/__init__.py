@@ -5,7 +5,7 @@ from modula.duality.certificate import Certificate, certify
 from modula.duality.compiler import Batch, batches
 from modula.duality.momentum import Average, HeavyBall, Momentum, NoMomentum, QueryStore
 from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
-from modula.duality.potential import Potential, Sharp, Unit
+from modula.duality.potential import Clip, Potential, Sharp, Unit
 from modula.duality.program import Line, Live, Program, line
 from modula.duality.rules import Derived, NoRule, Setting, derive, derives
 
@@ -17,6 +17,7 @@ __all__ = [
     "Average",
     "Batch",
     "Certificate",
+    "Clip",
     "Declaration",
     "Derived",
     "HeavyBall",

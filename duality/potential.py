@@ -3,6 +3,8 @@
 from abc import ABC
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 class Potential(ABC):
     """The convex function whose conjugate's gradient turns a momentum into an update."""
@@ -16,3 +18,26 @@ class Unit(Potential):
 @dataclass(frozen=True)
 class Sharp(Potential):
     """As long as the gradient, in the dual norm: argmax of <g, t> - ||t||^2 / 2.  SGD."""
+
+
+@dataclass(frozen=True)
+class Clip(Potential):
+    """Unit while the gradient is large, Sharp once it is small: generalised clipping.
+
+        s = min(rho, N),   N = sum over the network's weights of budget * ||m||_*
+
+    Solves argmin <m, D> + ||D||^2 / 2 over ||D|| <= rho in the modular norm of the whole network.
+
+    rho  where the two meet; a good one is the dual norm at which training is to slow down
+    Source: Pethick et al. 2025, arXiv:2506.01913.
+    """
+
+    rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"Clip(rho) needs a positive rho; got {self.rho}")
+
+    def length(self, dual_norm: Tensor) -> Tensor:
+        """s for a dual norm N >= 0, a 0-d tensor."""
+        return dual_norm.clamp(max=self.rho)

@@ -7,13 +7,14 @@ from typing import cast
 
 from torch import Tensor
 
-from modula.duality.potential import Sharp, Unit
+from modula.duality.potential import Clip, Sharp, Unit
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derive, derives
 from modula.kernels.apply import sign
 from modula.kernels.normalise import normalise, normalise_columns, normalise_rows
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.kernels.polar import polar
+from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.operator import Columns, Rows, Spectral
@@ -137,6 +138,12 @@ def dual_norm_scaled(setting: Setting, shape: Shape) -> Derived:
         scale=unit.scale**2,
         direction="steepest",
     )
+
+
+@derives(Norm, Manifold, potential=Clip)
+def clipped(setting: Setting, shape: Shape) -> Derived:
+    """The unit direction; its length is one number for the whole network, found while running."""
+    return derive(replace(setting, potential=Unit()), shape)
 
 
 @cache

@@ -83,6 +83,9 @@ def train(
     device: Annotated[
         str | None, option("cpu, cuda, mps; auto takes a GPU if there is one.", key="device")
     ] = None,
+    threads: Annotated[
+        int | None, option("CPU threads; one for a small network, else all, if left out.")
+    ] = None,
     validate_every: Annotated[
         int | None, option("Steps between validations.", key="validate_every")
     ] = None,

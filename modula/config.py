@@ -14,6 +14,8 @@ from modula.automatic import Automatic
 from modula.errors import UserError, disk_errors_in_words, suggest
 from modula.recipes import RECIPES
 
+SMALL_WIDTH = 256
+
 
 @dataclass(frozen=True)
 class Config:
@@ -27,6 +29,7 @@ class Config:
     steps             of training; the learning rate falls linearly to zero over them
     seed              of the first weights and of the batches
     device            where to compute; "auto" for the GPU where there is one
+    threads           of the CPU, part of what makes a run repeatable; 0 for `thread_count`
     validate_every    steps between two measurements of val_loss
     checkpoint_every  steps between two checkpoints
     norms_every       steps between two measurements of update_norms
@@ -43,6 +46,7 @@ class Config:
     steps: int = 200
     seed: int = 0
     device: str = "auto"
+    threads: int = 0
     validate_every: int = 20
     checkpoint_every: int = 50
     norms_every: int = 10
@@ -54,6 +58,8 @@ class Config:
                      "checkpoint_every", "norms_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.threads < 0:
+            raise UserError(f"threads must be positive, or 0 to leave it open, not {self.threads}")
         if self.width % (2 * self.heads):
             nearest = -(-self.width // (2 * self.heads)) * 2 * self.heads
             raise UserError(
@@ -83,6 +89,14 @@ def _check_type(name: str, declared: Any, value: object) -> None:
     if isinstance(value, bool) or not (isinstance(value, declared) or whole_for_real):
         wanted = {str: "a text", int: "a whole number"}.get(declared, "a number")
         raise UserError(f"{name} must be {wanted}, not {value!r}")
+
+
+def thread_count(config: Config) -> int:
+    """The CPU threads of a run: one for a small network, whose sums would wait for each other.
+
+    Two threads on two busy cores were measured ten times slower than one, at width 128.
+    """
+    return config.threads or (1 if config.width <= SMALL_WIDTH else torch.get_num_threads())
 
 
 def find_device(name: str) -> torch.device:

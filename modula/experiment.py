@@ -3,13 +3,14 @@
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from modula import report
-from modula.config import Config, find_device, to_toml
+from modula.config import Config, find_device, thread_count, to_toml
 from modula.data import Text, load_text
 from modula.errors import Diverged, UserError, suggest
 from modula.metrics import Record, read_records
@@ -26,7 +27,13 @@ Configs = dict[str, Config]  # by name of the run; "" for a run that is the fold
 def contenders(base: dict[str, Any], words: list[str]) -> Configs:
     """The runs of --compare: each word is NAME or NAME@LR, a few words may be joined by commas."""
     names = [name for word in words for name in word.split(",") if name]
-    return {name: contender(base, name) for name in names} or {"": Config(**base)}
+    configs = {name: contender(base, name) for name in names} or {"": Config(**base)}
+    return {name: settled(config) for name, config in configs.items()}
+
+
+def settled(config: Config) -> Config:
+    """The same run with device and threads found out, so that it can be repeated elsewhere."""
+    return replace(config, device=str(find_device(config.device)), threads=thread_count(config))
 
 
 def contender(base: dict[str, Any], name: str) -> Config:
@@ -42,12 +49,7 @@ def contender(base: dict[str, Any], name: str) -> Config:
 
 
 def begin(out: Path | None, configs: Configs) -> Path:
-    """Make the folder of new runs and write down what they are: enough to resume from.
-
-    All that can be wrong with the input is found before, so that no useless folder is left.
-    """
-    for config in configs.values():
-        find_device(config.device)
+    """Make the folder of new runs and write down what they are: enough to resume from."""
     folder = out or RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
     if (folder / COMPARISON).exists() or (folder / CONFIG).exists():
         raise UserError(

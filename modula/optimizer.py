@@ -16,6 +16,7 @@ from modula.declare import geometries_of
 from modula.duality import (
     Average,
     Batch,
+    Clip,
     Declaration,
     Momentum,
     Plan,
@@ -30,7 +31,7 @@ from modula.duality import (
 logger = logging.getLogger(__name__)
 
 # What a copy or a pickle needs besides torch's own; the batches are derived again.
-_OWN = ("automatic", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations")
+_OWN = ("length_rule", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations")
 
 OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
 
@@ -60,7 +61,7 @@ class SteepestDescent(torch.optim.Optimizer):
     model         a normed network, or any torch model: see modula.declare
     lr            norm of one step, or Automatic(): then param_groups hold a multiplier
     momentum      which average m of the gradients is followed
-    potential     s: Unit() for 1, Sharp() for the dual norm of m
+    potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller
     weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in
     groups        declarations by group, in place of the network's own (recipes use this)
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
@@ -87,7 +88,7 @@ class SteepestDescent(torch.optim.Optimizer):
         check_not_negative("weight_decay", weight_decay)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
-        self.automatic = lr if isinstance(lr, Automatic) else None
+        self.length_rule = _length_rule(lr, potential)
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
@@ -172,10 +173,10 @@ class SteepestDescent(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self._gradients_are_usable():
-            if self.automatic is None:
+            if self.length_rule is None:
                 self._step_at_given_length()
             else:
-                self._step_at_automatic_length(self.automatic)
+                self._step_at_length_of(self.length_rule)
         return loss
 
     @property
@@ -188,15 +189,15 @@ class SteepestDescent(torch.optim.Optimizer):
             for batch, positions in compiled:
                 self._propose(group, batch, positions)
                 batch.update(self._signed(_scalar(group["lr"], batch)), group)
-        self._last_lr = torch.as_tensor(self.param_groups[0]["lr"])
+        self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
-    def _step_at_automatic_length(self, automatic: Automatic) -> None:
+    def _step_at_length_of(self, rule: Automatic | Clip) -> None:
         total: Tensor | float = 0.0
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, positions in compiled:
                 self._propose(group, batch, positions)
                 total = batch.dual_norm() + total
-        length = automatic.length(torch.as_tensor(total))
+        length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, _ in compiled:
                 batch.update(self._signed(length * group["lr"]), group)
@@ -304,6 +305,14 @@ def declarations_of(
         )
         for name, geometry in geometries_of(model).items()
     }
+
+
+def _length_rule(lr: float | Automatic, potential: Potential) -> Automatic | Clip | None:
+    """What measures the step by the dual norm of the whole network, if anything does."""
+    clip = potential if isinstance(potential, Clip) else None
+    if clip is not None and isinstance(lr, Automatic):
+        raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
+    return lr if isinstance(lr, Automatic) else clip
 
 
 def budgets_of(model: nn.Module) -> dict[str, float]:

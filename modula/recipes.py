@@ -17,6 +17,7 @@ from modula.automatic import Automatic
 from modula.declare import geometries_of
 from modula.duality import (
     Average,
+    Clip,
     Declaration,
     HeavyBall,
     Momentum,
@@ -263,6 +264,27 @@ def modular(
     )
 
 
+def clipped(
+    model: nn.Module,
+    lr: float = 0.1,
+    *,
+    rho: float = 1.0,
+    momentum: float = 0.95,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> SteepestDescent:
+    """Generalised gradient norm clipping: steepest descent near a minimum, Muon-like far from it.
+
+        N = sum_l t_l ||m_l||_*;   w_l <- w_l - lr min(rho, N) t_l D(m_l)
+
+    Source: Pethick et al. 2025, arXiv:2506.01913.
+    """
+    average = Average(momentum) if momentum else NoMomentum()
+    return SteepestDescent(
+        model, lr, momentum=average, potential=Clip(rho), weight_decay=weight_decay, **options
+    )
+
+
 def automatic(
     model: nn.Module,
     lr: Automatic = Automatic(),
@@ -330,5 +352,5 @@ Recipe = Callable[..., SteepestDescent]
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.__name__: recipe
-    for recipe in (sgd, sign, lion, muon, scion, adamw, modular, agd, automatic)
+    for recipe in (sgd, sign, lion, muon, scion, adamw, modular, clipped, agd, automatic)
 }

@@ -129,12 +129,18 @@ def draw_comparison(runs: Runs, path: Path, title: str) -> None:
             look = {"color": f"C{i % 10}", "linestyle": DASHES[i // 10 % len(DASHES)]}
             _contender(by_step, name, records, [r.step for r in records], look)
             _contender(by_second, name, records, [r.seconds for r in records], look)
-        highest = max((records[0].loss for records in runs.values() if records), default=1.0)
-        by_step.set_ylim(top=min(by_step.get_ylim()[1], 1.1 * highest))  # some rates explode
+        by_step.set_ylim(*worth_seeing(runs))
         by_step.set(xlabel="step", ylabel=LOSS, title="Against steps")
         by_second.set(xlabel="seconds of training", title="Against time")
         by_step.legend(title="validation (line), training (faint)")
         save_figure(figure, path)
+
+
+def worth_seeing(runs: Runs) -> tuple[float, float]:
+    """From below the lowest loss to above the first one: a run that explodes leaves the picture."""
+    losses = [r.loss for records in runs.values() for r in records]
+    first = [records[0].loss for records in runs.values() if records]
+    return 0.9 * min(losses, default=0.0), 1.05 * max(first, default=1.0)
 
 
 def _contender(

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from modula import checkpoint
 from modula.compounds import GPT
-from modula.config import Config, find_device, read_toml, to_toml
+from modula.config import Config, find_device, read_toml, thread_count, to_toml
 from modula.data import Text, even_windows, random_windows
 from modula.errors import Diverged, UserError, refusals_in_words
 from modula.geometry import Geometry, geometries
@@ -33,7 +33,8 @@ class Run:
 
     The folder gets config.toml, metrics.jsonl and checkpoint/.  A folder that has them already is
     continued from its newest checkpoint, on a CPU to the same losses bit for bit: the batch of a
-    step depends on seed and step alone, everything else is in the checkpoint.
+    step depends on seed and step alone, everything else is in the checkpoint.  The number of
+    threads of the whole process is set to the config's.
     """
 
     def __init__(self, config: Config, text: Text, folder: Path) -> None:
@@ -42,6 +43,7 @@ class Run:
             raise UserError(f"{folder} holds another run: choose another folder")
         self.config, self.text, self.folder = config, text, folder
         self.device = find_device(config.device)
+        torch.set_num_threads(thread_count(config))  # sums of another order are other sums
         torch.manual_seed(config.seed)
         with refusals_in_words():
             self.model = build_model(config).to(self.device)

@@ -94,6 +94,15 @@ def test_a_comparison_takes_learning_rates_and_goes_on() -> None:
     assert [read_records(p) for p in sorted(Path("out").glob("*/metrics.jsonl"))] == before
 
 
+def test_a_rival_that_diverges_does_not_stop_the_others() -> None:
+    result = train("--out", "out", "--compare", "sgd@1e30", "adamw", "--steps", "4")
+    assert result.exit_code == 0, result.output
+    assert "sgd@1e30: the loss is nan" in result.stdout
+    table = Path("out/comparison.md").read_text().splitlines()
+    assert [line.split(" ")[1] for line in table[2:]] == ["adamw", "sgd@1e30"]
+    assert "| diverged |" in table[3]
+
+
 def test_a_config_file_is_overruled_by_the_command_line() -> None:
     Path("my.toml").write_text('optimizer = "adamw"\nlr = 0.5\nsteps = 3\n')
     assert train("--config", "my.toml", "--steps", "2", "--out", "out").exit_code == 0

@@ -226,3 +226,41 @@ def test_bad_options_are_refused_in_one_sentence(
     with pytest.raises(ValueError, match=words) as error:
         make(nn.Linear(3, 3))
     assert "\n" not in str(error.value)
+
+
+def test_clipping_is_sharp_below_rho_and_unit_above() -> None:
+    """G = [[3, 4], [0, 5]] has the dual norm 4 sqrt(5) under the spectral norm (SVD: exact)."""
+    g = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+    for rho, length in ((5.0, 5.0), (10.0, 4 * 5**0.5)):
+        net = nn.Linear(2, 2, bias=False)
+        before = net.weight.detach().clone()
+        net.weight.grad = g.clone()
+        optimizer = modula.recipes.clipped(net, 0.1, rho=rho, momentum=0.0)
+        optimizer.step()
+        assert optimizer.last_lr == pytest.approx(0.1 * length, rel=0.07)
+        moved = modula.norms.RMSToRMS()(before - net.weight.detach())
+        assert float(moved) == pytest.approx(0.1 * length, rel=0.14)
+
+
+def test_clipping_converges_where_a_fixed_step_stalls() -> None:
+    def distance(make: Make) -> float:
+        torch.manual_seed(0)
+        net = nn.Linear(4, 4, bias=False)
+        optimizer = make(net)
+        for _ in range(300):
+            optimizer.zero_grad()
+            net.weight.square().sum().backward()
+            optimizer.step()
+        return float(net.weight.detach().norm())
+
+    fixed = distance(lambda net: modula.recipes.modular(net, 0.1, momentum=0.0))
+    clipped = distance(lambda net: modula.recipes.clipped(net, 0.1, rho=1.0, momentum=0.0))
+    assert fixed > 1e-2
+    assert clipped < 1e-4
+
+
+def test_clipping_and_automatic_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="both set the length of the step"):
+        modula.SteepestDescent(
+            nn.Linear(2, 2), modula.Automatic(), potential=modula.duality.Clip(1.0)
+        )

@@ -14,7 +14,7 @@ from modula.data import Text, split
 from modula.errors import UserError
 from modula.metrics import Record, read_records
 from modula.recipes import RECIPES
-from modula.report import draw_curves
+from modula.report import comparison_rows, draw_curves, worth_seeing
 from modula.training import Run, length, read_config, sample
 
 TINY = Config(
@@ -180,6 +180,22 @@ def test_curves_are_drawn(whole: Path, tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_explodes_does_not_flatten_the_others() -> None:
+    good = [Record(i, 5.0 / i, 0.1, float(i), 1.0, val_loss=5.0 / i) for i in range(1, 6)]
+    bad = [replace(record, loss=5.0 * 10.0 ** (i**2)) for i, record in enumerate(good)]
+    assert worth_seeing({"good": good, "bad": bad}) == pytest.approx((0.9, 5.25))
+
+
+def test_a_run_that_stopped_early_comes_last_in_the_table() -> None:
+    records = [Record(i, 5.0 / i, 0.1, float(i), 7.0, val_loss=5.0 / i) for i in range(1, 6)]
+    better, stopped = [replace(r, val_loss=r.loss / 2) for r in records], records[:3]
+    rows = comparison_rows({"stopped": stopped, "good": records, "better": better})
+    assert [row[:2] for row in rows] == [
+        ["better", "0.5000"], ["good", "1.0000"], ["stopped", "diverged"]
+    ]  # fmt: skip
+    assert rows[0][-1] == "7"
+
+
 def test_a_sample_continues_its_prompt_and_repeats(whole: Path, text: Text) -> None:
     model = Run(TINY, text, whole).model
     said = sample(model, b"the ", 40, context=16)
@@ -197,6 +213,7 @@ def test_a_config_is_its_own_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "part"),
     [
+        ({"threads": -1}, "threads must be positive"),
         ({"heads": 3}, "3 heads do not divide a width of 16 into even parts: .* fits is 18"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"steps": True}, "steps must be a whole number, not True"),
