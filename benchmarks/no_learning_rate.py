@@ -118,8 +118,11 @@ def draw(found: dict[Contender, list[tuple[int, float]]], path: Path, steps: int
     for family in ("AdamW", "muon", "modular"):
         chosen = best(found, family)
         axes[0].plot(*zip(*found[chosen], strict=True), label=f"{family}: {chosen}")
-        lrs = sorted((dict(c.options)["lr"], found[c][-1][1]) for c in found if c.family == family)
-        axes[1].semilogx(*zip(*lrs, strict=True), ".-" if family != "AdamW" else ".", label=family)
+        lrs: dict[float, float] = {}
+        for c in (c for c in found if c.family == family and c.seed == 0):
+            lr = dict(c.options)["lr"]
+            lrs[lr] = min(lrs.get(lr, float("inf")), found[c][-1][1])
+        axes[1].semilogx(*zip(*sorted(lrs.items()), strict=True), ".-", label=family)
     plain = [c for c in found if c.family == "automatic" and not c.options]
     for contender in plain:
         label = (

@@ -7,6 +7,7 @@ from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
+from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.metric import Diagonal
 from modula.norms.operator import Columns, Rows, Spectral
@@ -37,11 +38,14 @@ def _innermost(norm: Norm) -> Norm:
 
 
 def _on_manifold(norm: Norm, setting: Setting) -> str:
-    if isinstance(setting.manifold, Stiefel) and isinstance(norm, Spectral):
+    manifold = setting.manifold
+    while isinstance(manifold, Transposed):
+        manifold = manifold.manifold
+    if isinstance(manifold, Stiefel) and isinstance(norm, Spectral):
         return "manifold Muon"
-    if isinstance(setting.manifold, Sphere):
+    if isinstance(manifold, Sphere):
         return "hyperspherical descent"
-    if isinstance(setting.manifold, Oblique):
+    if isinstance(manifold, Oblique):
         return "oblique descent"
     return "Riemannian gradient descent"
 

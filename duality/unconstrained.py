@@ -84,12 +84,12 @@ def column_normalised(setting: Setting, shape: Shape) -> Derived:
     return Derived((line("direction", normalise_columns, "query"),), scale=scale)
 
 
-@derives(Scaled)
+@derives(Scaled, Manifold)
 def scaled(setting: Setting, shape: Shape) -> Derived:
-    """c * norm: the same direction, c times shorter."""
+    """c * norm: the same direction, c times shorter, on whatever manifold."""
     norm = cast(Scaled, setting.norm)
-    inner = derive(Setting(norm.norm), shape)
-    return Derived(inner.lines, inner.scale / norm.factor, direction=inner.direction)
+    inner = derive(replace(setting, norm=norm.norm), shape)
+    return replace(inner, scale=inner.scale / norm.factor)
 
 
 @cache

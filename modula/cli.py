@@ -67,7 +67,10 @@ def train(
     optimizer: Annotated[
         str | None, option(f"One of {', '.join(RECIPES)}.", key="optimizer")
     ] = None,
-    lr: Annotated[float | None, option("Learning rate; the recipe's own if left out.")] = None,
+    lr: Annotated[
+        float | None,
+        option("Learning rate; if left out, the best for the default run, or the recipe's own."),
+    ] = None,
     compare: Annotated[
         list[str] | None, option("Run several optimizers: NAME or NAME@LR, with spaces or commas.")
     ] = None,

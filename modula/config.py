@@ -16,6 +16,9 @@ from modula.recipes import RECIPES
 
 SMALL_WIDTH = 256
 
+# The best of a factor-2 grid on the default run: benchmarks/results/no_learning_rate_200.md.
+TUNED = {"adamw": 0.016, "muon": 0.16, "modular": 0.2}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -23,7 +26,8 @@ class Config:
 
     data              a text file or folder; empty for the sources of Python's standard library
     optimizer         a name in modula.recipes.RECIPES
-    lr                its learning rate, norm per step; None for the recipe's own
+    lr                its learning rate, norm per step; None for the one that a grid found best for
+                      the default run (TUNED), else the recipe's own
     width, depth, heads, context     of the GPT; width is a multiple of 2 heads, context in bytes
     batch             windows a step
     steps             of training; the learning rate falls linearly to zero over them

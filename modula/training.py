@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from modula import checkpoint
 from modula.compounds import GPT
-from modula.config import Config, find_device, read_toml, thread_count, to_toml
+from modula.config import TUNED, Config, find_device, read_toml, thread_count, to_toml
 from modula.data import Text, even_windows, random_windows
 from modula.errors import Diverged, UserError, refusals_in_words
 from modula.geometry import Geometry, geometries
@@ -47,7 +47,8 @@ class Run:
         torch.manual_seed(config.seed)
         with refusals_in_words():
             self.model = build_model(config).to(self.device)
-            options = {} if config.lr is None else {"lr": config.lr}
+            lr = TUNED.get(config.optimizer) if config.lr is None else config.lr
+            options = {} if lr is None else {"lr": lr}
             self.optimizer = RECIPES[config.optimizer](self.model, **options)
         self.schedule = LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps))
         self.geometry = geometries(self.model)

@@ -20,6 +20,7 @@ from modula.duality import (
 from modula.duality.plan import Declaration
 from modula.kernels.polar import exact_polar
 from modula.manifolds import Euclidean, Manifold, Oblique, Sphere, Stiefel
+from modula.manifolds.transposed import Transposed
 from modula.norms import L1, L2, RMS, Columns, Frobenius, Max, Norm, Nuclear, RMSToRMS, Rows
 from strategies import matrices
 
@@ -192,3 +193,27 @@ def test_a_gradient_normal_to_the_manifold_moves_nothing() -> None:
     weight = Sphere(ndim=2).project(torch.randn(4, 4))
     found = direction(Setting(Frobenius(), Sphere(ndim=2)), weight, 7 * weight)
     torch.testing.assert_close(found, torch.zeros(4, 4), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("norm", [RMSToRMS(), Frobenius()], ids=str)
+def test_wide_weights_are_derived_transposed(norm: Norm) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = exact_polar(torch.randn(4, 9, generator=generator, dtype=torch.float64))
+    gradient = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    wide, tall = Transposed(Stiefel()), Stiefel()
+    found = direction(Setting(norm, wide), weight, gradient)
+    certificate = certify(norm, wide, weight, gradient, found)
+    assert certificate.norm == pytest.approx(1.0, abs=1e-9)
+    assert certificate.tangency < 1e-9
+    # The tall problem is the same one, up to the unit radius of the norm.
+    same = direction(Setting(norms.Spectral(), tall), weight.mT, gradient.mT)
+    if isinstance(norm, norms.Spectral):
+        torch.testing.assert_close(found, norm.unit_radius((4, 9)) * same.mT)
+
+
+def test_a_multiple_of_a_norm_moves_less_on_any_manifold() -> None:
+    weight = Sphere(ndim=2).project(torch.randn(4, 3))
+    gradient = torch.randn(4, 3)
+    once = direction(Setting(Frobenius(), Sphere(ndim=2)), weight, gradient)
+    half = direction(Setting(2.0 * Frobenius(), Sphere(ndim=2)), weight, gradient)
+    torch.testing.assert_close(2 * half, once)

@@ -1,0 +1,69 @@
+"""Rules for wide weights: transpose, derive as for a tall one, transpose back."""
+
+from dataclasses import replace
+from typing import cast
+
+from torch import Tensor
+
+from modula.duality.program import Line, line
+from modula.duality.rules import Derived, Setting, derive, derives
+from modula.kernels.op import Op, Shape, elementwise_cost
+from modula.manifolds.transposed import Transposed
+from modula.norms.operator import Spectral
+from modula.norms.vector import EuclideanLength
+
+
+def _mT(x: Tensor) -> Tensor:
+    return x.mT
+
+
+transpose = Op("transpose", _mT, elementwise_cost(0, 2))
+
+_NAMES = {name: f"{name}_T" for name in ("weight", "query", "direction", "tangent")}
+
+
+def _transposed(setting: Setting, shape: Shape, flipped: Setting) -> Derived:
+    tall = (*shape[:-2], *shape[-2:][::-1])
+    inner = derive(flipped, tall)
+
+    def inside(each: Line) -> Line:
+        return replace(each.renamed(_NAMES), shape=each.shape or tall)
+
+    after = (
+        (
+            line("weight_T", transpose, "weight"),
+            *map(inside, inner.after),
+            line("weight", transpose, "weight_T"),
+        )
+        if inner.after
+        else ()
+    )
+    return Derived(
+        (
+            line("weight_T", transpose, "weight"),
+            line("query_T", transpose, "query"),
+            *map(inside, inner.lines),
+            line("direction", transpose, _NAMES.get(inner.direction, inner.direction)),
+        ),
+        scale=inner.scale,
+        after=after,
+    )
+
+
+@derives(Spectral, Transposed)
+def transposed_spectral(setting: Setting, shape: Shape) -> Derived:
+    """W^T maps back: its stretch is measured between the duals, RMSDual where W has RMS."""
+    norm, manifold = cast(Spectral, setting.norm), cast(Transposed, setting.manifold)
+    flipped = Spectral(_euclidean_dual(norm.codomain), _euclidean_dual(norm.domain))
+    return _transposed(setting, shape, replace(setting, norm=flipped, manifold=manifold.manifold))
+
+
+@derives(EuclideanLength, Transposed)
+def transposed_length(setting: Setting, shape: Shape) -> Derived:
+    """A length of entries does not see the transpose."""
+    manifold = cast(Transposed, setting.manifold)
+    return _transposed(setting, shape, replace(setting, manifold=manifold.manifold))
+
+
+def _euclidean_dual(norm: EuclideanLength) -> EuclideanLength:
+    return cast(EuclideanLength, norm.dual_norm())

@@ -1,0 +1,48 @@
+"""A manifold of tall matrices, for wide ones."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.manifolds.base import Manifold
+
+
+@dataclass(frozen=True, repr=False)
+class Transposed(Manifold):
+    """{ W : W^T on `manifold` },  W: (..., out, in).
+
+    A wide matrix has no orthonormal columns, but it can have orthonormal rows:
+
+    >>> from modula.manifolds.stiefel import Stiefel
+    >>> Transposed(Stiefel()).residual(torch.eye(2, 3))
+    tensor(0.)
+    """
+
+    manifold: Manifold
+
+    def __repr__(self) -> str:
+        return f"Transposed({self.manifold})"
+
+    @property
+    def ndim(self) -> int:
+        return self.manifold.ndim
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        self.manifold.check_shape((*shape[:-2], *shape[-2:][::-1]))
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.manifold.residual(x.mT)
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.manifold.project(x.mT).mT
+
+    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.manifold.to_tangent(x.mT, v.mT).mT
+
+    def retract(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.manifold.retract(x.mT, v.mT).mT
+
+    def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
+        """The transpose of a random point of the tall manifold."""
+        return self.manifold.sample((*shape[:-2], *shape[-2:][::-1]), dtype=dtype).mT
