@@ -47,7 +47,9 @@ def _on_manifold(norm: Norm, setting: Setting) -> str:
         return "hyperspherical descent"
     if isinstance(manifold, Oblique):
         return "oblique descent"
-    return "Riemannian gradient descent"
+    if isinstance(norm, EuclideanLength):
+        return "Riemannian gradient descent"
+    return "Riemannian steepest descent"
 
 
 def _at_unit_length(norm: Norm, setting: Setting, weight_decay: float | None) -> str:

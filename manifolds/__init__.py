@@ -2,8 +2,26 @@
 
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.implicit import Implicit
 from modula.manifolds.oblique import Oblique
+from modula.manifolds.product import Product
+from modula.manifolds.spd import SPD
+from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
+from modula.manifolds.transposed import Transposed
+from modula.manifolds.unit_condition_number import UnitConditionNumber
 
-__all__ = ["Euclidean", "Manifold", "Oblique", "Sphere", "Stiefel"]
+__all__ = [
+    "Euclidean",
+    "Implicit",
+    "Manifold",
+    "Oblique",
+    "Product",
+    "SPD",
+    "SpectralSphere",
+    "Sphere",
+    "Stiefel",
+    "Transposed",
+    "UnitConditionNumber",
+]

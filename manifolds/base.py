@@ -14,6 +14,7 @@ class Manifold(ABC):
         residual(project(x)) == 0, residual(retract(x, v)) == 0, residual(sample(shape)) == 0
         to_tangent(x, to_tangent(x, v)) == to_tangent(x, v), orthogonal to what it removes
         retract(x, t v) == x + t v + O(t^2) for every tangent v
+        transport(x, y, v) is tangent at y, and transport(x, x, v) == v for every tangent v
         a point stays where it is: project(x) == x and retract(x, 0) == x
         no argument is changed; half precision is computed in float32 and handed back as half
 
@@ -41,6 +42,13 @@ class Manifold(ABC):
     @abstractmethod
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         """Follow the tangent v from x, ending on the manifold."""
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """The tangent v at x, carried to a tangent at y: its part that is tangent there.
+
+        Source: Absil, Mahony, Sepulchre, Optimization Algorithms on Matrix Manifolds, 2008, 8.1.3.
+        """
+        return self.to_tangent(y, v)
 
     @abstractmethod
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:

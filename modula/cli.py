@@ -14,11 +14,14 @@ from modula import bench as benchmarks
 from modula.config import Config, read_toml
 from modula.errors import UserError, refusals_in_words
 from modula.experiment import begin, configs_in, contenders, find, run_all, text_for
+from modula.laws import broken_laws, manifold_laws, norm_laws
+from modula.manifolds import Manifold
+from modula.norms import Norm
 from modula.recipes import RECIPES
 from modula.storage import replace_file
 from modula.training import build_model
+from modula.verify import GRADIENTS, Verified, grade, parse, parse_shape, verify_pair, verify_table
 from modula.verify import verify as verified
-from modula.verify import verify_table
 
 app = typer.Typer(
     help="Declare the geometry of a network; the optimizer is derived.",
@@ -165,15 +168,50 @@ def explain(
 
 @app.command()
 def verify(
+    norm: Annotated[str | None, option('One, as "2 * RMSToRMS()" or FILE.py:NAME.')] = None,
+    manifold: Annotated[str, option('Where its weights live, as in "Stiefel()".')] = "Euclidean()",
+    shape: Annotated[str, option("Of the weight: rows x columns.")] = "64x32",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every pair on every kind of gradient.")
+    ] = False,
     seed: Annotated[int, option("Of the random weights and gradients.")] = 0,
     tolerance: Annotated[float, option("What a certificate may miss.")] = 0.1,
 ) -> None:
-    """Prove every derived direction: on random gradients, is it feasible and the steepest?"""
+    """Prove every derived direction: on random gradients, is it feasible and the steepest?
+
+    Examples
+
+    modula verify
+
+    modula verify --norm "RMSToRMS()" --manifold "Stiefel()" --shape 64x32
+
+    modula verify --norm mine.py:MyNorm() --all
+    """
     with told_in_one_sentence():
-        rows = list(verified(seed))
-        screen().print(verify_table(rows, tolerance))
-    if not all(row.certificate.passes(tolerance) for row in rows):
+        if norm is None:
+            rows = list(verified(seed, tuple(GRADIENTS) if every else ("Gaussian",)))
+            broken: list[str] = []
+        else:
+            rows, broken = verify_one(norm, manifold, parse_shape(shape), seed)
+        if rows:
+            screen().print(verify_table(rows, tolerance))
+        for law in broken:
+            screen().print(f"broken law of {law}", highlight=False, markup=False, style="bold red")
+    if broken or not all(grade(row, tolerance) != "FAIL" for row in rows):
         raise typer.Exit(1)
+
+
+def verify_one(
+    norm_text: str, manifold_text: str, shape: tuple[int, int], seed: int
+) -> tuple[list[Verified], list[str]]:
+    """The certificates of one pair, and the laws that its norm or manifold breaks."""
+    norm, manifold = parse(Norm, norm_text), parse(Manifold, manifold_text)
+    laws = {norm_text: norm_laws(norm), manifold_text: manifold_laws(manifold)}
+    broken = [f"{who}: {b}" for who, own in laws.items() for b in broken_laws(own, shape, seed)]
+    if broken:
+        return [], broken
+    with refusals_in_words():
+        return list(verify_pair(norm, manifold, shape, seed)), []
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

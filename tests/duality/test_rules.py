@@ -156,18 +156,13 @@ def test_gradient_descent_is_the_sharp_step_of_the_frobenius_norm() -> None:
 
 
 def test_a_missing_rule_names_the_weight_and_the_cure() -> None:
-    setting = Setting(Max(2), Stiefel())
+    setting = Setting(Max(2), Stiefel(), potential=Sharp())
     with pytest.raises(NoRule) as error:
         derive(setting, (6, 4), "blocks.0.q.weight")
     text = str(error.value)
     assert "blocks.0.q.weight (6, 4)" in text
     assert "norm Max(), manifold Stiefel()" in text
     assert "@derives(Max, Stiefel)" in text
-
-
-def test_rows_on_oblique_columns_says_what_would_work() -> None:
-    with pytest.raises(NoRule, match=r"declare Oblique\('rows'\)"):
-        derive(Setting(Rows(RMS()), Oblique("columns")), (6, 4))
 
 
 def test_a_wide_stiefel_weight_says_to_transpose() -> None:

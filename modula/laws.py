@@ -1,0 +1,117 @@
+"""The laws of norms and manifolds, tried on small random tensors: what a user's own must keep."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.manifolds.base import Manifold
+from modula.norms.base import Norm
+
+DRAWS = 20
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A law that does not hold, with the smallest tensor on which it was seen to fail."""
+
+    law: str
+    by: float
+    example: Tensor
+
+    def __str__(self) -> str:
+        numbers = [[round(x, 3) for x in row] for row in self.example.reshape(-1, 1).T.tolist()]
+        shape = "x".join(map(str, self.example.shape))
+        return f"{self.law} is missed by {self.by:.2g}, for example on {shape} {numbers[0]}"
+
+
+def sizes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes of the kind of `shape`, small ones first: where counter-examples are looked for."""
+    small = {tuple(min(extent, limit) for extent in shape) for limit in (1, 2, 3, 4)}
+    return sorted(small | {tuple(min(extent, 8) for extent in shape)})
+
+
+Law = Callable[[Tensor, Tensor], Tensor]
+
+
+def broken_laws(laws: dict[str, Law], shape: tuple[int, ...], seed: int = 0) -> Iterator[Broken]:
+    """The first failure of each law: a law maps two random tensors to how far it is missed."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, law in laws.items():
+        failure = _first_failure(name, law, shape, generator)
+        if failure is not None:
+            yield failure
+
+
+def _first_failure(
+    name: str, law: Law, shape: tuple[int, ...], generator: torch.Generator
+) -> Broken | None:
+    for size in sizes(shape):
+        for _ in range(DRAWS):
+            x, y = torch.randn(2, *size, generator=generator, dtype=torch.float64)
+            try:
+                missed = float(law(x, y).max())
+            except ValueError:  # no point of this size
+                break
+            if not missed <= TOLERANCE:
+                return Broken(name, missed, x)
+    return None
+
+
+def norm_laws(norm: Norm) -> dict[str, Law]:
+    """What makes a norm one, and its dual and duality map belong to it."""
+
+    def inner(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum()
+
+    return {
+        "norm(x) > 0 for x != 0": lambda x, y: (norm(x) <= 0).double(),
+        "norm(-2 x) == 2 norm(x)": lambda x, y: (norm(-2 * x) / (2 * norm(x)) - 1).abs(),
+        "norm(x + y) <= norm(x) + norm(y)": lambda x, y: (
+            norm(x + y) / (norm(x) + norm(y)) - 1
+        ).clamp(min=0),
+        "norm(duality_map(g)) == 1": lambda g, y: (norm(norm.duality_map(g)) - 1).abs(),
+        "<g, duality_map(g)> == dual(g)": lambda g, y: (
+            inner(g, norm.duality_map(g)) / norm.dual(g) - 1
+        ).abs(),
+        "<g, t> <= dual(g) norm(t)": lambda g, t: (
+            inner(g, t) / (norm.dual(g) * norm(t)) - 1
+        ).clamp(min=0),
+        "duality_map(0) == 0": lambda g, y: norm.duality_map(0 * g).abs(),
+    }
+
+
+def manifold_laws(manifold: Manifold) -> dict[str, Law]:
+    """What makes projection, tangent space and retraction belong to one manifold."""
+
+    def tangent(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        manifold.check_shape(tuple(x.shape))
+        point = manifold.project(x)
+        return point, v, manifold.to_tangent(point, v)
+
+    def idempotent(x: Tensor, v: Tensor) -> Tensor:
+        point, _, t = tangent(x, v)
+        return (manifold.to_tangent(point, t) - t).abs()
+
+    def orthogonal(x: Tensor, v: Tensor) -> Tensor:
+        _, v, t = tangent(x, v)
+        return ((v - t) * t).sum().abs()
+
+    def lands(x: Tensor, v: Tensor) -> Tensor:
+        point, _, t = tangent(x, v)
+        return manifold.residual(manifold.retract(point, 0.1 * t))
+
+    def first_order(x: Tensor, v: Tensor) -> Tensor:
+        point, _, t = tangent(x, v)
+        step = 1e-5 * t / t.norm().clamp(min=1e-30)
+        return (manifold.retract(point, step) - point - step).abs().max() * 1e4
+
+    return {
+        "residual(project(x)) == 0": lambda x, v: manifold.residual(tangent(x, v)[0]),
+        "to_tangent is a projection": idempotent,
+        "to_tangent is orthogonal": orthogonal,
+        "residual(retract(x, v)) == 0": lands,
+        "retract(x, v) == x + v + O(v^2)": first_order,
+    }
