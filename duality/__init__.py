@@ -1,6 +1,14 @@
 """Where geometry meets arithmetic: rules, programs, plans, batches and certificates."""
 
-from modula.duality import natural, tangent, transposed, unconstrained
+from modula.duality import (
+    general,
+    hyperplane,
+    natural,
+    separable,
+    tangent,
+    transposed,
+    unconstrained,
+)
 from modula.duality.certificate import Certificate, certify
 from modula.duality.compiler import Batch, batches
 from modula.duality.momentum import Average, HeavyBall, Momentum, NoMomentum, QueryStore
@@ -10,7 +18,7 @@ from modula.duality.program import Line, Live, Program, line
 from modula.duality.rules import Derived, NoRule, Setting, derive, derives
 
 # The rule files register themselves when imported.
-RULE_FILES = (unconstrained, tangent, transposed, natural)
+RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
 
 __all__ = [
     "RULE_FILES",

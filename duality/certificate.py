@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from modula.duality.general import multiplier_bounds
+from modula.duality.hyperplane import is_hyperplane, least_bound
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.manifolds.base import Manifold
+from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.stiefel import Stiefel
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
 
 ROUNDING = 1e-12  # of float64 sums; a gap below it, of either sign, is none
+CLOSE = 1e-7  # a bound this near to what is attained need not be improved
+ROOT_ROUNDS = 60  # of the search along the normal of a hyperplane
+FEWEST_ROUNDS, MOST_ROUNDS = 60, 300  # of the general solver, in between
+BUDGET = 1 << 21  # entries that those rounds go over: 300 rounds up to 83 x 83
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,10 @@ def certify(
 
         gap = 1 - <G, D'> / U,   U = min over multipliers Y of ||G + L*(Y)||_*   (weak duality)
 
-    weight, gradient, direction: one weight, equal shapes.  The multiplier is the one that removes
-    the normal part of G, and for Spectral on Stiefel a better one found by least squares.
+    weight, gradient, direction: one weight, equal shapes.  The first multiplier removes the normal
+    part of G.  Better ones come from least squares (Spectral on Stiefel), from a root (spheres) or
+    from the rounds of the general solver, as far as it takes to prove D optimal, up to a number of
+    rounds that falls with the size of the weight.
 
     Raises ValueError for unequal shapes.
     """
@@ -55,12 +65,15 @@ def certify(
             f"{tuple(weight.shape)}, {tuple(gradient.shape)}, {tuple(direction.shape)}"
         )
     w, g, d = (x.detach().double() for x in (weight, gradient, direction))
-    tangent = manifold.to_tangent(w, d)
+    tangent, slope = manifold.to_tangent(w, d), manifold.to_tangent(w, g)
     length = torch.linalg.vector_norm(d)
-    upper = upper_bound(norm, manifold, w, g)
     repaired = tangent / norm(tangent).clamp(min=1.0)
+    # <slope, D'> is <G, D'> without the rounding that a large normal part of G would leave in it.
+    attained = (slope * repaired).sum()
     # A gradient normal to the manifold leaves rounding noise as its bound: nothing can be missed.
-    gap = 1 - float((g * repaired).sum() / upper) if upper > ROUNDING * norm.dual(g) else 0.0
+    noise = ROUNDING * norm.dual(g)
+    upper = upper_bound(norm, manifold, w, slope, torch.maximum((1 + CLOSE) * attained, noise))
+    gap = 1 - float(attained / upper) if upper > noise else 0.0
     return Certificate(
         norm=float(norm(d)),
         tangency=float(torch.linalg.vector_norm(d - tangent) / length) if length > 0 else 0.0,
@@ -68,11 +81,28 @@ def certify(
     )
 
 
-def upper_bound(norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor) -> Tensor:
-    """U >= <G, T> for every tangent T of norm at most one."""
-    bound = norm.dual(manifold.to_tangent(weight, gradient))
+def upper_bound(
+    norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor, enough: Tensor
+) -> Tensor:
+    """U >= <tangent, T> for every tangent T of norm at most one; sought until it is `enough`."""
+    best = torch.full_like(enough, torch.inf)
+    for bound in _bounds(norm, manifold, weight, tangent):
+        best = torch.minimum(best, bound)
+        if best <= enough:
+            break
+    return best
+
+
+def _bounds(norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor) -> Iterator[Tensor]:
+    """Upper bounds, the cheap ones first."""
+    yield norm.dual(tangent)
+    if isinstance(manifold, Euclidean):
+        return
     if isinstance(norm, Spectral) and isinstance(manifold, Stiefel):
         radius = norm.unit_radius(weight.shape)
-        tighter = radius * stiefel_dual_bound(weight / manifold.radius, gradient)
-        return torch.minimum(bound, tighter)
-    return bound
+        yield radius * stiefel_dual_bound(weight / manifold.radius, tangent)
+    if is_hyperplane(norm, manifold):
+        yield least_bound(norm, manifold, weight, tangent, ROOT_ROUNDS)
+    else:
+        rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, BUDGET // max(1, weight.numel())))
+        yield from multiplier_bounds(norm, manifold, weight, tangent, rounds)

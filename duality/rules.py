@@ -48,8 +48,10 @@ class Derived:
 
 Key = tuple[type, type, type, type]
 Rule = Callable[[Setting, Shape], Derived]
+Condition = Callable[[Setting], bool]
 
 _RULES: dict[Key, Rule] = {}
+_CONDITIONS: dict[Key, Condition] = {}
 
 
 class NoRule(LookupError):
@@ -61,15 +63,19 @@ def derives(
     manifold: type[Manifold] = Euclidean,
     metric: type[Metric] | None = None,
     potential: type[Potential] = Unit,
+    when: Condition = lambda setting: True,
 ) -> Callable[[Rule], Rule]:
-    """Register the decorated function for these types and their subclasses."""
+    """Register the decorated function for these types and their subclasses.
+
+    Where `when(setting)` is false the rule is passed over, and the next nearest one is asked.
+    """
     key = (norm, manifold, type(None) if metric is None else metric, potential)
 
     def register(rule: Rule) -> Rule:
         if key in _RULES:
             names = ", ".join(each.__name__ for each in key)
             raise ValueError(f"({names}) already has a rule: {_RULES[key].__name__}")
-        _RULES[key] = rule
+        _RULES[key], _CONDITIONS[key] = rule, when
         return rule
 
     return register
@@ -79,6 +85,7 @@ def rule_for(setting: Setting) -> Rule | None:
     """The registered rule nearest to the setting's types: norm first, then manifold."""
     have = setting.types()
     fits = [key for key in _RULES if all(issubclass(h, k) for h, k in zip(have, key, strict=True))]
+    fits = [key for key in fits if _CONDITIONS[key](setting)]
     if not fits:
         return None
 

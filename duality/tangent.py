@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from modula.duality.program import Line, line
-from modula.duality.rules import Derived, NoRule, Setting, derives
+from modula.duality.rules import Derived, Setting, derives
 from modula.duality.unconstrained import trailing_size
-from modula.kernels.normalise import normalise, normalise_columns, normalise_rows
+from modula.kernels.normalise import normalise
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.polar import polar
 from modula.kernels.polynomials import PolarExpress
@@ -17,7 +17,7 @@ from modula.kernels.stiefel_map import stiefel_map
 from modula.manifolds.base import Manifold
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.stiefel import Stiefel
-from modula.norms.operator import Columns, Rows, Spectral
+from modula.norms.operator import Spectral
 from modula.norms.vector import EuclideanLength
 
 # A tangent part this many roundings long is the rest of a gradient normal to the manifold: no
@@ -67,7 +67,8 @@ def _polar_retraction(radius: float) -> Op:
     return Op(f"retract[{Stiefel(radius)}]", scaled_polar, cost)
 
 
-def _tangent(manifold: Manifold, shape: Shape) -> Line:
+def tangent_line(manifold: Manifold, shape: Shape) -> Line:
+    """tangent = the tangent part of the query"""
     return line("tangent", to_tangent_op(manifold, len(shape)), "weight", "query")
 
 
@@ -76,37 +77,10 @@ def riemannian_gradient(setting: Setting, shape: Shape) -> Derived:
     """Riemannian gradient descent, normalised: exact, as <g, t> = <tangent part of g, t>."""
     norm, manifold = cast(EuclideanLength, setting.norm), setting.manifold
     return Derived(
-        (_tangent(manifold, shape), line("direction", normalise, "tangent", ndim=norm.ndim)),
+        (tangent_line(manifold, shape), line("direction", normalise, "tangent", ndim=norm.ndim)),
         scale=1 / norm.factor(trailing_size(norm, shape)),
         after=(line("weight", retract_op(manifold), "weight"),),
     )
-
-
-def _separable(setting: Setting, shape: Shape, axis: str, vector: object) -> Derived:
-    manifold = cast(Oblique, setting.manifold)
-    if manifold.axis != axis or not isinstance(vector, EuclideanLength):
-        raise NoRule(
-            f"{setting.norm} does not split along the {manifold.axis} that {manifold} constrains; "
-            f"to fix:  declare Oblique({axis!r}), or Frobenius() as the norm"
-        )
-    op, size = (normalise_rows, shape[-1]) if axis == "rows" else (normalise_columns, shape[-2])
-    return Derived(
-        (_tangent(manifold, shape), line("direction", op, "tangent")),
-        scale=1 / vector.factor(size),
-        after=(line("weight", retract_op(manifold), "weight"),),
-    )
-
-
-@derives(Rows, Oblique)
-def oblique_rows(setting: Setting, shape: Shape) -> Derived:
-    """Each row turns on its own sphere."""
-    return _separable(setting, shape, "rows", cast(Rows, setting.norm).vector)
-
-
-@derives(Columns, Oblique)
-def oblique_columns(setting: Setting, shape: Shape) -> Derived:
-    """Each column turns on its own sphere."""
-    return _separable(setting, shape, "columns", cast(Columns, setting.norm).vector)
 
 
 @derives(Spectral, Stiefel)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modula.manifolds.base import Manifold
 from modula.norms.base import Norm
+from modula.norms.from_dual import FromDual
 
 DRAWS = 20
 TOLERANCE = 1e-6
@@ -62,6 +63,8 @@ def _first_failure(
 
 def norm_laws(norm: Norm) -> dict[str, Law]:
     """What makes a norm one, and its dual and duality map belong to it."""
+    if isinstance(norm, FromDual):
+        return dual_laws(norm)
 
     def inner(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum()
@@ -80,6 +83,26 @@ def norm_laws(norm: Norm) -> dict[str, Law]:
             inner(g, t) / (norm.dual(g) * norm(t)) - 1
         ).clamp(min=0),
         "duality_map(0) == 0": lambda g, y: norm.duality_map(0 * g).abs(),
+    }
+
+
+def dual_laws(norm: FromDual) -> dict[str, Law]:
+    """The same of the dual norm that the user gave: the norm's own value would be a long search."""
+
+    def f(g: Tensor) -> Tensor:
+        return norm.f(g)
+
+    return {
+        "f(g) > 0 for g != 0": lambda g, h: (f(g) <= 0).double(),
+        "f(-2 g) == 2 f(g)": lambda g, h: (f(-2 * g) / (2 * f(g)) - 1).abs(),
+        "f(g + h) <= f(g) + f(h)": lambda g, h: (f(g + h) / (f(g) + f(h)) - 1).clamp(min=0),
+        "<g, duality_map(g)> == f(g)": lambda g, h: (
+            (g * norm.duality_map(g)).sum() / f(g) - 1
+        ).abs(),
+        "<h, duality_map(g)> <= f(h)": lambda g, h: (
+            (h * norm.duality_map(g)).sum() / f(h) - 1
+        ).clamp(min=0),
+        "duality_map(0) == 0": lambda g, h: norm.duality_map(0 * g).abs(),
     }
 
 

@@ -31,9 +31,11 @@ from modula.duality import (
 from modula.geometry import Geometry
 from modula.manifolds.base import Manifold
 from modula.manifolds.oblique import Oblique
+from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
+from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Norm
 from modula.norms.metric import Diagonal, Metric
 from modula.norms.operator import RMSToRMS, Rows, Spectral
@@ -386,6 +388,41 @@ def manifold_muon(
     return _constrained(model, lr, geometry, momentum, options)
 
 
+def unit_condition(
+    model: nn.Module, lr: float = 0.02, *, momentum: float = 0.95, **options: Any
+) -> SteepestDescent:
+    """Hidden matrices whose singular values are all equal, their common size free.
+
+    The manifold is declared; the direction comes from the general solver.
+    Source: Bernstein 2025, Modular Manifolds (thinkingmachines.ai), for the orthogonal case.
+    """
+
+    def geometry(fan_out: int, fan_in: int) -> Geometry:
+        return Geometry(RMSToRMS(), _tall(UnitConditionNumber(), fan_out, fan_in))
+
+    return _constrained(model, lr, geometry, momentum, options)
+
+
+def spectral_sphere(
+    model: nn.Module,
+    lr: float = 0.02,
+    *,
+    momentum: float = 0.95,
+    radius: float = 2.0,
+    **options: Any,
+) -> SteepestDescent:
+    """Hidden matrices whose largest singular value stays radius * sqrt(fan_out / fan_in).
+
+    D = argmax <m, D> over ||D|| <= 1, <u1 v1^T, D> = 0, by a root of one multiplier.
+    Source: the spectral sphere optimizer, 2026 (github.com/Unakar/Spectral-Sphere-Optimizer).
+    """
+
+    def geometry(fan_out: int, fan_in: int) -> Geometry:
+        return Geometry(RMSToRMS(), SpectralSphere(radius * sqrt(fan_out / fan_in)))
+
+    return _constrained(model, lr, geometry, momentum, options)
+
+
 def agd(model: nn.Module, lr: Automatic = Automatic(), **options: Any) -> SteepestDescent:
     """Automatic gradient descent as published: full batches, no momentum, Frobenius lengths.
 
@@ -441,5 +478,7 @@ RECIPES: Mapping[str, Recipe] = {
         hypersphere,
         oblique,
         manifold_muon,
+        unit_condition,
+        spectral_sphere,
     )
 }

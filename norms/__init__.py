@@ -3,18 +3,13 @@
 if __name__ != "modula.norms":
     raise ImportError("this folder is the package modula.norms; import it by that name")
 
-from modula.norms.base import Blocks, MatrixNorm, Norm, Scaled
+from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
+from modula.norms.from_dual import FromDual
 from modula.norms.metric import Diagonal, Metric
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
-from modula.norms.operator import (
-    Columns,
-    NoClosedForm,
-    RMSToRMS,
-    Rows,
-    Spectral,
-    operator,
-)
-from modula.norms.schatten import Nuclear
+from modula.norms.operator import Columns, RMSToRMS, Rows, operator
+from modula.norms.schatten import Nuclear, Spectral
+from modula.norms.singular_values import KyFan, KyFanDual, Schatten, SingularValueNorm
 from modula.norms.vector import (
     L1,
     L2,
@@ -27,6 +22,8 @@ from modula.norms.vector import (
 )
 
 __all__ = [
+    "KyFan",
+    "KyFanDual",
     "L1",
     "L2",
     "RMS",
@@ -35,6 +32,7 @@ __all__ = [
     "Composition",
     "Diagonal",
     "EuclideanLength",
+    "FromDual",
     "Frobenius",
     "MatrixNorm",
     "Max",
@@ -48,6 +46,8 @@ __all__ = [
     "RootOf",
     "Rows",
     "Scaled",
+    "Schatten",
+    "SingularValueNorm",
     "Spectral",
     "SumOf",
     "VectorNorm",

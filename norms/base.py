@@ -13,7 +13,18 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor
 
-from modula.norms.numerics import at_least_float32, flat, largest
+from modula.norms.numerics import (
+    at_least_float32,
+    decreasing_root,
+    flat,
+    largest,
+    ratio,
+    split_scale,
+)
+
+
+class NoClosedForm(ValueError):
+    """What was asked of a norm is not known in closed form."""
 
 
 class Norm(ABC):
@@ -24,6 +35,9 @@ class Norm(ABC):
         <g, duality_map(g)> == dual(g)
         norm(c x) == |c| norm(x),  norm(x + y) <= norm(x) + norm(y)
         duality_map(0) == 0, and no argument is changed
+    and for p = project(x, r), where the norm has a projection:
+        norm(p) <= r,  project(p, r) == p,  <x - p, y - p> <= 0 for every norm(y) <= r
+        norm.prox(x, s) + (the projection of x on dual(y) <= s) == x      (Moreau)
     """
 
     @property
@@ -42,6 +56,32 @@ class Norm(ABC):
     @abstractmethod
     def duality_map(self, g: Tensor) -> Tensor:
         """The t of that maximum: steepest ascent at unit length.  The LMO is its negative."""
+
+    def project(self, x: Tensor, radius: float | Tensor = 1.0) -> Tensor:
+        """The point nearest to x, in Frobenius distance, of the ball {||y|| <= radius}.
+
+        `radius` >= 0 is one number, or one for each tensor of the batch.  A point of the ball is
+        its own projection, to the bit.  A subclass states the formula in `_nearest`.
+        """
+        unit, top = split_scale(self.prepare(x), self.ndim)
+        return self._rescaled(x, unit, top, self._nearest(unit, self._share(radius, "radius", top)))
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        """argmin over y of step ||y|| + 1/2 |y - x|^2, with the Frobenius length | |.
+
+        It is x minus the projection of x on the dual norm's ball of radius `step` >= 0 (one
+        number, or one for each tensor of the batch).
+        Source: Moreau 1965, doi:10.24033/bsmf.1625.
+        """
+        unit, top = split_scale(self.prepare(x), self.ndim)
+        return self._rescaled(x, unit, top, self._shrunk(unit, self._share(step, "step", top)))
+
+    def dual_norm(self) -> Norm:
+        """The norm whose value is this one's dual."""
+        raise NoClosedForm(
+            f"the dual of {self} is no object: use its .dual(g) and .duality_map(g); vector norms, "
+            f"Spectral, Nuclear, Schatten, KyFan and their multiples have a dual_norm()"
+        )
 
     def over(self, ndim: int) -> Norm:
         """The same norm for a weight of `ndim` dims, e.g. a matrix norm for a convolution."""
@@ -68,6 +108,32 @@ class Norm(ABC):
                 f"got shape {tuple(x.shape)}, {x.dtype}"
             )
         return at_least_float32(x)
+
+    def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
+        """`project` for x whose largest |entry| is 1 (or 0), with one radius for each."""
+        raise NoClosedForm(
+            f"{self} has no projection on its ball in closed form; L1, L2, RMS, Max, Spectral, "
+            f"Nuclear, Schatten, KyFan, Rows, Columns, and multiples and blocks of these, have one"
+        )
+
+    def _shrunk(self, unit: Tensor, step: Tensor) -> Tensor:
+        """`prox`, likewise: the projection p on the ball for whose radius dual(x - p) == step."""
+
+        def excess(radius: Tensor) -> Tensor:
+            return self.dual(unit - self._nearest(unit, radius)) - step
+
+        return self._nearest(unit, decreasing_root(excess, self(unit)))
+
+    def _share(self, number: float | Tensor, what: str, top: Tensor) -> Tensor:
+        """number / top, one for each tensor of the batch."""
+        if not isinstance(number, Tensor) and not number >= 0:
+            raise ValueError(f"{what}={number} of {self}: a {what} is 0 or more")
+        number = torch.as_tensor(number, dtype=top.dtype, device=top.device)
+        return ratio(number.broadcast_to(top.shape), top)
+
+    def _rescaled(self, x: Tensor, unit: Tensor, top: Tensor, y: Tensor) -> Tensor:
+        """y, found for unit = x / top, at the scale of x.  What has not moved is x to the bit."""
+        return torch.where(y == unit, x, (top[(..., *(None,) * self.ndim)] * y).to(x.dtype))
 
 
 class MatrixNorm(Norm, ABC):
@@ -134,6 +200,15 @@ class Scaled(Norm):
     def duality_map(self, g: Tensor) -> Tensor:
         return self.norm.duality_map(g) / self.factor
 
+    def project(self, x: Tensor, radius: float | Tensor = 1.0) -> Tensor:
+        return self.norm.project(x, radius / self.factor)
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return self.norm.prox(x, step * self.factor)
+
+    def dual_norm(self) -> Norm:
+        return (1 / self.factor) * self.norm.dual_norm()
+
 
 @dataclass(frozen=True, repr=False)
 class Blocks(Norm):
@@ -182,6 +257,13 @@ class Blocks(Norm):
 
     def duality_map(self, g: Tensor) -> Tensor:
         return self.from_blocks(self.norm.duality_map(self.to_blocks(g)), g.shape)
+
+    def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
+        blocks = self.to_blocks(unit)
+        counted = blocks.ndim - self.norm.ndim - radius.ndim
+        return self.from_blocks(
+            self.norm.project(blocks, radius[(..., *(None,) * counted)]), unit.shape
+        )
 
     def block_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one block of a weight of this shape: what `norm` measures."""

@@ -1,9 +1,12 @@
 """Arithmetic that stays right at every scale: no overflow, no small gradient lost, no 0 / 0."""
 
+from collections.abc import Callable
 from math import prod
 
 import torch
 from torch import Tensor
+
+BISECTIONS = {torch.float32: 30, torch.float64: 60}  # halvings that leave a rounding error
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -34,3 +37,26 @@ def split_scale(x: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     """
     top = largest(flat(x, ndim).abs())
     return ratio(x, top[(..., *(None,) * ndim)].expand_as(x)), top
+
+
+def l1_threshold(v: Tensor, radius: Tensor) -> Tensor:
+    """The t >= 0 of which v - clip(v, -t, t) has an l1 norm of at most radius: 0 if v has one.
+
+        t = max_k (|v|_(1) + ... + |v|_(k) - radius) / k      |v|_(k): the k-th largest
+
+    v: (..., n), radius: (...).  Source: Duchi et al. 2008, doi:10.1145/1390156.1390191.
+    """
+    top = v.abs().sort(-1, descending=True).values.cumsum(-1) - radius.unsqueeze(-1)
+    count = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
+    return largest((top / count).clamp(min=0))
+
+
+def decreasing_root(f: Callable[[Tensor], Tensor], high: Tensor) -> Tensor:
+    """The t in [0, high] where a decreasing f changes its sign, by bisection; 0 if f(0) <= 0."""
+    low = torch.zeros_like(high)
+    wanted = f(low) > 0
+    for _ in range(BISECTIONS[high.dtype]):
+        middle = (low + high) / 2
+        left = f(middle) > 0
+        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+    return torch.where(wanted, (low + high) / 2, torch.zeros_like(low))

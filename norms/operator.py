@@ -3,67 +3,25 @@
 ||W|| = max of ||W x||_codomain over ||x||_domain <= 1,  W: (..., out, in)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modula.norms.base import MatrixNorm, Norm
-from modula.norms.numerics import largest, split_scale
-from modula.norms.schatten import nuclear_norm, polar_factor, spectral_norm
-from modula.norms.vector import L1, L2, RMS, EuclideanLength, Max, RMSDual, VectorNorm
+from modula.norms.base import MatrixNorm, NoClosedForm, Norm
+from modula.norms.numerics import largest
+from modula.norms.schatten import Spectral
+from modula.norms.vector import (
+    L1,
+    RMS,
+    EuclideanLength,
+    Max,
+    RMSDual,
+    VectorNorm,
+    check_vector_norm,
+)
 
-
-class NoClosedForm(ValueError):
-    """The operator norm between two vector norms is not known in closed form."""
-
-
-@dataclass(frozen=True, repr=False)
-class Spectral(MatrixNorm):
-    """The largest stretch between two Euclidean lengths: the largest singular value, scaled.
-
-        ||W|| = sigma_max(W) / r,   ||G||_* = r sum_i sigma_i(G),   duality map r U V^T
-        r = unit_radius(shape) = factor_domain(in) / factor_codomain(out)
-
-    >>> round(Spectral(RMS(), RMS())(torch.ones(4, 1)).item(), 4)
-    1.0
-
-    Source: Bernstein and Newhouse 2024, arXiv:2410.21265.
-    """
-
-    domain: EuclideanLength = L2()
-    codomain: EuclideanLength = L2()
-
-    def __post_init__(self) -> None:
-        for norm in (self.domain, self.codomain):
-            _check_vector_norm("Spectral", norm, EuclideanLength, "L2(), RMS() or RMSDual()")
-
-    def __repr__(self) -> str:
-        short = {(RMS(), RMS()): "RMSToRMS()", (L2(), L2()): "Spectral()"}
-        pair = (self.domain, self.codomain)
-        return short.get(pair, f"Spectral({self.domain}, {self.codomain})")
-
-    @property
-    def of_column(self) -> Norm:
-        return self.codomain
-
-    def unit_radius(self, shape: Sequence[int]) -> float:
-        """The largest singular value of a matrix of this shape and of norm one."""
-        fan_out, fan_in = shape[-2:]
-        return self.domain.factor(fan_in) / self.codomain.factor(fan_out)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        value = spectral_norm(self.prepare(x)) / self.unit_radius(x.shape)
-        return value.to(x.dtype)
-
-    def dual(self, g: Tensor) -> Tensor:
-        value = nuclear_norm(self.prepare(g)) * self.unit_radius(g.shape)
-        return value.to(g.dtype)
-
-    def duality_map(self, g: Tensor) -> Tensor:
-        unit, _ = split_scale(self.prepare(g), 2)
-        return (polar_factor(unit) * self.unit_radius(g.shape)).to(g.dtype)
+__all__ = ["Columns", "NoClosedForm", "RMSToRMS", "Rows", "Spectral", "operator"]
 
 
 def RMSToRMS() -> Spectral:
@@ -86,7 +44,7 @@ class Rows(MatrixNorm):
     vector: Norm
 
     def __post_init__(self) -> None:
-        _check_vector_norm("Rows", self.vector, Norm, "RMS(), L2(), L1() or Max()")
+        check_vector_norm("Rows", self.vector, Norm, "RMS(), L2(), L1() or Max()")
 
     def __repr__(self) -> str:
         return f"Rows({self.vector})"
@@ -105,6 +63,9 @@ class Rows(MatrixNorm):
     def duality_map(self, g: Tensor) -> Tensor:
         return self.vector.duality_map(self.prepare(g)).to(g.dtype)
 
+    def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
+        return self.vector.project(unit, radius.unsqueeze(-1))
+
 
 @dataclass(frozen=True, repr=False)
 class Columns(MatrixNorm):
@@ -118,7 +79,7 @@ class Columns(MatrixNorm):
     vector: Norm
 
     def __post_init__(self) -> None:
-        _check_vector_norm("Columns", self.vector, Norm, "RMS(), L2(), L1() or Max()")
+        check_vector_norm("Columns", self.vector, Norm, "RMS(), L2(), L1() or Max()")
 
     def __repr__(self) -> str:
         return f"Columns({self.vector})"
@@ -136,13 +97,8 @@ class Columns(MatrixNorm):
     def duality_map(self, g: Tensor) -> Tensor:
         return self.vector.duality_map(self.prepare(g).mT).mT.to(g.dtype)
 
-
-def _check_vector_norm(what: str, norm: Norm, kind: type[object], examples: str) -> None:
-    if not isinstance(norm, kind) or norm.ndim != 1:
-        dims = f", over {norm.ndim} dims" if isinstance(norm, kind) else ""
-        raise ValueError(
-            f"{what} needs norms of one vector (ndim=1), such as {examples}; got {norm!r}{dims}"
-        )
+    def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
+        return self.vector.project(unit.mT, radius.unsqueeze(-1)).mT
 
 
 def operator(domain: VectorNorm, codomain: VectorNorm) -> Norm:
@@ -162,7 +118,7 @@ def operator(domain: VectorNorm, codomain: VectorNorm) -> Norm:
     for q = L1, L2; L2 -> L1 is Max -> L2 of the transpose).
     """
     for norm in (domain, codomain):
-        _check_vector_norm("operator", norm, VectorNorm, "L1(), L2(), RMS() or Max()")
+        check_vector_norm("operator", norm, VectorNorm, "L1(), L2(), RMS() or Max()")
     if isinstance(domain, L1):
         return Max(ndim=2) if isinstance(codomain, Max) else Columns(codomain)
     if isinstance(codomain, Max):

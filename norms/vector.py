@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Norm
-from modula.norms.numerics import flat, largest, ratio, split_scale
+from modula.norms.numerics import flat, l1_threshold, largest, ratio, split_scale
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,11 +47,20 @@ class VectorNorm(Norm, ABC):
     def dual_norm(self) -> VectorNorm:
         """The norm whose value is this one's dual."""
 
+    def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
+        return self._clipped(flat(unit, self.ndim), radius.unsqueeze(-1)).reshape(unit.shape)
+
+    def _shrunk(self, unit: Tensor, step: Tensor) -> Tensor:
+        return unit - self.dual_norm()._nearest(unit, step)
+
     @abstractmethod
     def _value(self, v: Tensor) -> Tensor: ...
 
     @abstractmethod
     def _steepest(self, v: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _clipped(self, v: Tensor, radius: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +80,10 @@ class L1(VectorNorm):
         entry = v.gather(-1, at)
         return torch.zeros_like(v).scatter(-1, at, ratio(entry, entry.abs()))
 
+    def _clipped(self, v: Tensor, radius: Tensor) -> Tensor:
+        threshold = l1_threshold(v, radius.squeeze(-1)).unsqueeze(-1)
+        return v - v.clamp(-threshold, threshold)
+
 
 @dataclass(frozen=True, repr=False)
 class Max(VectorNorm):
@@ -89,6 +102,9 @@ class Max(VectorNorm):
     def _steepest(self, v: Tensor) -> Tensor:
         return ratio(v, v.abs())  # torch.sign would turn a NaN into 0
 
+    def _clipped(self, v: Tensor, radius: Tensor) -> Tensor:
+        return v.clamp(-radius, radius)
+
 
 @dataclass(frozen=True, repr=False)
 class EuclideanLength(VectorNorm, ABC):
@@ -105,6 +121,9 @@ class EuclideanLength(VectorNorm, ABC):
     def _steepest(self, v: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
         return ratio(v, length.expand_as(v)) / self.factor(v.shape[-1])
+
+    def _clipped(self, v: Tensor, radius: Tensor) -> Tensor:
+        return v * ratio(radius, self._value(v).unsqueeze(-1)).clamp(max=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,3 +173,12 @@ class RMSDual(EuclideanLength):
 def Frobenius() -> L2:
     """||W|| = sqrt(sum_ij W_ij^2),  W: (..., out, in)"""
     return L2(ndim=2)
+
+
+def check_vector_norm(what: str, norm: Norm, kind: type[object], examples: str) -> None:
+    """ValueError unless `norm`, a part of `what`, is of this kind and measures one vector."""
+    if not isinstance(norm, kind) or norm.ndim != 1:
+        dims = f", over {norm.ndim} dims" if isinstance(norm, kind) else ""
+        raise ValueError(
+            f"{what} needs norms of one vector (ndim=1), such as {examples}; got {norm!r}{dims}"
+        )

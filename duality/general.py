@@ -1,0 +1,159 @@
+r"""The general solver: the steepest unit tangent for any norm on any manifold.
+
+    argmax <G, A>   over   ||A|| <= 1   and   A tangent at W
+
+Douglas-Rachford splitting needs the nearest tangent and the nearest point of the norm's ball:
+
+    X = to_tangent(W, z)
+    Y = project(2 X - z + rho G)            the ball's part, with the linear term
+    z <- z + relaxation (Y - X)
+
+At the end the tangent parts of the last Y and of the average Y, in which what is left of the
+normal parts cancels, are scaled to norm one, and the better one is taken; so the result is always
+feasible.  Every round proves something too: Z = (X - z) / rho is normal to the manifold, hence no
+tangent of norm one gains more than ||G + Z||_*, and the best Z makes that an equality.
+
+A norm without a projection is served by its duality map alone: subgradient steps down
+||G + Z||_*, and the average of the duality maps met on the way.
+
+Source: Eckstein and Bertsekas 1992, doi:10.1007/BF01581204 (splitting); Nedic and Ozdaglar 2009,
+doi:10.1137/070708111 (averaging).
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from modula.duality.hyperplane import cost_of_rounds
+from modula.duality.program import line
+from modula.duality.rules import Derived, Setting, derives
+from modula.duality.tangent import retract_op, tangent_line
+from modula.kernels.normalise import normalise
+from modula.kernels.op import Op, Shape
+from modula.manifolds.base import Manifold
+from modula.norms.base import NoClosedForm, Norm
+
+ROUNDS = 50  # the gap is then below 0.1 % in the median, 2 % at worst for small weights
+STEP = 0.5  # Frobenius length of rho G, in lengths of the first duality map
+RELAXATION = 1.6
+MAPS_PER_ROUND = 4  # duality maps that do as much as a round of splitting
+
+
+def iterates(
+    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, rounds: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Points Y with ||Y|| <= 1, tangent in the limit, each with its multiplier Z normal at weight.
+
+    The gradient is tangent, of Frobenius norm one (or zero).  The first Y is its duality map.
+    """
+    start = norm.duality_map(gradient)
+    yield start, torch.zeros_like(gradient)
+    try:
+        norm.project(torch.zeros_like(gradient))
+    except NoClosedForm:
+        maps = MAPS_PER_ROUND * rounds
+        yield from _subgradient_steps(norm, manifold, weight, gradient, start, maps)
+    else:
+        yield from _splitting(norm, manifold, weight, gradient, start, rounds)
+
+
+def _splitting(
+    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, start: Tensor, rounds: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    rho = STEP * _length(start, _ndim(norm, manifold))
+    z = x = manifold.to_tangent(weight, start)
+    for _ in range(rounds):
+        y = norm.project(2 * x - z + rho * gradient)
+        yield y, torch.where(rho > 0, (x - z) / rho, 0.0)
+        z = z + RELAXATION * (y - x)
+        x = manifold.to_tangent(weight, z)
+
+
+def _subgradient_steps(
+    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, start: Tensor, rounds: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Z <- Z - step (normal part of D),  D = duality_map(G + Z),  later D weighing more."""
+    ndim = _ndim(norm, manifold)
+    multiplier, mean, d = torch.zeros_like(gradient), torch.zeros_like(gradient), start
+    for k in range(1, rounds + 1):
+        mean = mean + (d - mean) * 2 / (k + 1)
+        normal = d - manifold.to_tangent(weight, d)
+        length = _length(d, ndim)
+        multiplier = multiplier - torch.where(length > 0, normal / length, 0.0) / (k + 1) ** 0.5
+        yield mean, multiplier
+        d = norm.duality_map(gradient + multiplier)
+
+
+def steepest_tangent(
+    norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor, rounds: int = ROUNDS
+) -> Tensor:
+    """The steepest unit tangent, nearly: better than projecting the duality map, never worse.
+
+    weight, tangent: (..., *weight); the tangent part of a gradient, at any scale, zero for zero.
+    """
+    ndim = _ndim(norm, manifold)
+    dtype = torch.promote_types(tangent.dtype, torch.float32)
+    w, g = weight.to(dtype), normalise(tangent.to(dtype), ndim=ndim)
+    points = iterates(norm, manifold, w, g, rounds)
+    mean = last = next(points)[0]
+    best = _repaired(norm, manifold, w, last, ndim)
+    for k, (last, _) in enumerate(points, 1):  # noqa: B007  (the last one is wanted)
+        mean = mean + (last - mean) * 3 / (k + 2)  # later points weigh more
+    for y in (last, mean):
+        found = _repaired(norm, manifold, w, y, ndim)
+        best = torch.where(_inner(g, found - best, ndim) >= 0, found, best)
+    return best.to(tangent.dtype)
+
+
+def multiplier_bounds(
+    norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor, rounds: int, every: int = 5
+) -> Iterator[Tensor]:
+    """Upper bounds on <G, A> over all tangents A of norm one: ||G + Z||_*, falling by and by."""
+    size = torch.linalg.vector_norm(tangent)
+    g = normalise(tangent, ndim=tangent.ndim)
+    for k, (_, z) in enumerate(iterates(norm, manifold, weight, g, rounds)):
+        if k % every == 0:
+            yield size * norm.dual(g + (z - manifold.to_tangent(weight, z)))
+
+
+def _repaired(norm: Norm, manifold: Manifold, weight: Tensor, y: Tensor, ndim: int) -> Tensor:
+    """The tangent part of y, at norm one."""
+    # Twice: the first time may cancel nearly all of y, and what is left need not be tangent yet.
+    tangent = manifold.to_tangent(weight, manifold.to_tangent(weight, y))
+    size = norm(tangent)
+    size = size[(..., *(None,) * norm.ndim)].amax(tuple(range(-ndim, 0)), keepdim=True)
+    return torch.where(size > 0, tangent / size, 0.0)
+
+
+def _ndim(norm: Norm, manifold: Manifold) -> int:
+    return max(norm.ndim, manifold.ndim)
+
+
+def _inner(x: Tensor, y: Tensor, ndim: int) -> Tensor:
+    return (x * y).sum(tuple(range(-ndim, 0)), keepdim=True)
+
+
+def _length(x: Tensor, ndim: int) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=tuple(range(-ndim, 0)), keepdim=True)
+
+
+@cache
+def splitting_op(norm: Norm, manifold: Manifold) -> Op:
+    """The general solver, as an op."""
+
+    def splitting(weight: Tensor, tangent: Tensor) -> Tensor:
+        return steepest_tangent(norm, manifold, weight, tangent)
+
+    return Op(f"splitting[{norm}, {manifold}]", splitting, cost_of_rounds(ROUNDS))
+
+
+@derives(Norm, Manifold)
+def general_solver(setting: Setting, shape: Shape) -> Derived:
+    """Any norm on any manifold: a fixed number of rounds of splitting, then made feasible."""
+    op = splitting_op(setting.norm, setting.manifold)
+    return Derived(
+        (tangent_line(setting.manifold, shape), line("direction", op, "weight", "tangent")),
+        after=(line("weight", retract_op(setting.manifold), "weight"),),
+    )

@@ -1,0 +1,56 @@
+"""Rules for norms that split along the rows or columns that the manifold constrains one by one."""
+
+from typing import cast
+
+from torch import Tensor
+
+from modula.duality.hyperplane import ROUNDS, cost_of_rounds, steepest
+from modula.duality.program import line
+from modula.duality.rules import Derived, Setting, derives
+from modula.duality.tangent import retract_op, tangent_line
+from modula.kernels.normalise import normalise_columns, normalise_rows
+from modula.kernels.op import Op, Shape
+from modula.manifolds.oblique import Oblique
+from modula.manifolds.sphere import Sphere
+from modula.norms.base import Norm
+from modula.norms.operator import Columns, Rows
+from modula.norms.vector import EuclideanLength
+
+
+def _rotation(vector: Norm, axis: str) -> Op:
+    """The steepest unit tangent of each row's, or each column's, own sphere, as an op."""
+
+    def of_rows(weight: Tensor, tangent: Tensor) -> Tensor:
+        return steepest(vector, Sphere(), weight, tangent)
+
+    def of_columns(weight: Tensor, tangent: Tensor) -> Tensor:
+        return steepest(vector, Sphere(), weight.mT, tangent.mT).mT
+
+    plain = of_rows if axis == "rows" else of_columns
+    return Op(f"hyperplane[{vector}, {axis}]", plain, cost_of_rounds(ROUNDS + 2))
+
+
+def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:
+    axis = cast(Oblique, setting.manifold).axis
+    if isinstance(vector, EuclideanLength):
+        op, size = (normalise_rows, shape[-1]) if axis == "rows" else (normalise_columns, shape[-2])
+        direction, scale = line("direction", op, "tangent"), 1 / vector.factor(size)
+    else:
+        direction, scale = line("direction", _rotation(vector, axis), "weight", "tangent"), 1.0
+    return Derived(
+        (tangent_line(setting.manifold, shape), direction),
+        scale=scale,
+        after=(line("weight", retract_op(setting.manifold), "weight"),),
+    )
+
+
+@derives(Rows, Oblique, when=lambda setting: cast(Oblique, setting.manifold).axis == "rows")
+def oblique_rows(setting: Setting, shape: Shape) -> Derived:
+    """Each row turns on its own sphere."""
+    return _separable(setting, shape, cast(Rows, setting.norm).vector)
+
+
+@derives(Columns, Oblique, when=lambda setting: cast(Oblique, setting.manifold).axis == "columns")
+def oblique_columns(setting: Setting, shape: Shape) -> Derived:
+    """Each column turns on its own sphere."""
+    return _separable(setting, shape, cast(Columns, setting.norm).vector)

@@ -1,0 +1,81 @@
+"""A norm that is given by its dual: one formula, and autograd finds the update."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.norms.base import Norm
+from modula.norms.minimise import minimise
+from modula.norms.numerics import ratio, split_scale
+
+
+@dataclass(frozen=True, repr=False)
+class FromDual(Norm):
+    """The norm whose dual norm is the function f of one weight: g (d1, ..., d_ndim) -> number.
+
+        ||g||_* = f(g),   duality map = gradient of f,   ||x|| = max over g of <x, g> / f(g)
+
+    f is any norm written in torch, without .item() and `if` on its values; where its gradient is
+    not unique, autograd must choose one that is a mean of gradients nearby (torch's abs, amax,
+    vector_norm and svdvals do).  Steepest descent needs the duality map only, which is exact.
+
+    The value is searched for by L-BFGS, as the largest  sqrt(2 <x, g> - f(g)^2):  a lower bound
+    always, right to rounding (1e-12, in float32 1e-6) where f is smooth away from 0.  Where f has
+    kinks the search can stop early: by 1e-5 for nuclear norms, by 2 % for sums of row lengths,
+    by 20 % for an l1 norm of a hundred entries.  It carries no gradient.
+
+    >>> half_sign = FromDual(lambda g: g.abs().sum() + torch.linalg.vector_norm(g), ndim=1)
+    >>> half_sign.duality_map(torch.tensor([3.0, -4.0]))
+    tensor([ 1.6000, -1.8000])
+
+    Source: Rockafellar 1970, "Convex Analysis", section 15 (polar gauges).
+    """
+
+    f: Callable[[Tensor], Tensor]
+    ndim: int = 2
+    iterations: int = 300
+
+    def __repr__(self) -> str:
+        name = getattr(self.f, "__name__", repr(self.f))
+        return f"FromDual({name})" if self.ndim == 2 else f"FromDual({name}, {self.ndim})"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        unit, top = split_scale(self.prepare(x.detach()), self.ndim)
+        if not unit.numel():
+            return top.to(x.dtype)
+        weights = unit.reshape(top.numel(), -1)
+        shape = unit.shape[unit.ndim - self.ndim :]
+
+        def energy(points: Tensor) -> tuple[Tensor, Tensor]:
+            values, slopes = self._differentiated(points.reshape(-1, *shape))
+            inner = (points * weights).sum(-1)
+            slope = values.unsqueeze(-1) * slopes.reshape(points.shape) - weights
+            return values.square() / 2 - inner, slope
+
+        length = self._differentiated(unit)[0].reshape(-1)
+        start = weights * ratio(weights.square().sum(-1), length.square()).unsqueeze(-1)
+        best = minimise(energy, start, self.iterations)
+        lengths = self._differentiated(best.reshape(unit.shape))[0].reshape(-1)
+        value = ratio((best * weights).sum(-1), lengths).reshape(top.shape)
+        return (top * value).to(x.dtype)
+
+    def dual(self, g: Tensor) -> Tensor:
+        unit, top = split_scale(self.prepare(g), self.ndim)
+        return (top * self._differentiated(unit)[0]).to(g.dtype)
+
+    def duality_map(self, g: Tensor) -> Tensor:
+        unit, _ = split_scale(self.prepare(g), self.ndim)
+        return self._differentiated(unit)[1].to(g.dtype)
+
+    def _differentiated(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f and its gradient, for each weight of the batch; both are 0 where f is 0."""
+        batch = x.shape[: x.ndim - self.ndim]
+        if not x.numel():
+            return x.new_zeros(batch), x
+        listed = x.reshape(-1, *x.shape[len(batch) :])
+        slopes, values = torch.func.vmap(torch.func.grad_and_value(self.f))(listed)
+        zero = (values == 0)[(..., *(None,) * self.ndim)]
+        slopes = torch.where(zero, torch.zeros_like(slopes), slopes)
+        return values.reshape(batch), slopes.reshape(x.shape)

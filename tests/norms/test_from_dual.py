@@ -1,0 +1,89 @@
+"""Norms given by their duals: held to the norms that have formulas, and trained with."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from modula import SteepestDescent, declare
+from modula.norms import L1, L2, FromDual, KyFan, Max, Norm, Rows, Schatten, Spectral
+
+
+def nuclear(g: Tensor) -> Tensor:
+    return torch.linalg.svdvals(g).sum()
+
+
+def largest_or_mean(g: Tensor) -> Tensor:
+    s = torch.linalg.svdvals(g)
+    return torch.maximum(s[0], s.sum() / 2)
+
+
+def row_lengths(g: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(g, dim=1).sum()
+
+
+def p_norm(p: float) -> Callable[[Tensor], Tensor]:
+    def singular(g: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(torch.linalg.svdvals(g), ord=p)
+
+    return singular
+
+
+PAIRS: list[tuple[Callable[[Tensor], Tensor], Norm, float]] = [
+    # f, the norm with this dual, how far below the truth the value may be
+    (torch.linalg.vector_norm, L2(ndim=2), 1e-12),
+    (p_norm(1.5), Schatten(3), 1e-9),
+    (p_norm(3), Schatten(1.5), 1e-9),
+    (nuclear, Spectral(), 1e-2),
+    (largest_or_mean, KyFan(2), 0.1),
+    (row_lengths, Rows(L2()), 0.1),
+    (lambda g: g.abs().sum(), Max(ndim=2), 0.3),
+    (lambda g: g.abs().amax(), L1(ndim=2), 0.3),
+]
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("f", "same", "below"), PAIRS)
+def test_it_is_the_norm_with_this_dual(
+    f: Callable[[Tensor], Tensor], same: Norm, below: float
+) -> None:
+    norm, x = FromDual(f), random(2, 4, 3)
+    assert_close(norm.dual(x), same.dual(x))
+    assert_close(norm.duality_map(x), same.duality_map(x))
+    value, truth = norm(x), same(x)
+    assert (value <= truth * (1 + 1e-12)).all()
+    assert (value >= truth * (1 - below)).all()
+
+
+def test_one_line_trains_as_the_norm_it_is() -> None:
+    def trained(norm: Norm) -> Tensor:
+        layer = nn.Linear(3, 4, bias=False, dtype=torch.float64)
+        layer.weight.data = random(4, 3)
+        optimizer = SteepestDescent(declare(layer, {"weight": norm}), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(random(2, 3)).square().sum().backward()
+            optimizer.step()
+        return layer.weight.detach()
+
+    assert_close(trained(FromDual(p_norm(1.5))), trained(Schatten(3)))
+
+
+def test_zero_stays_zero_where_autograd_says_nan() -> None:
+    norm = FromDual(lambda g: g.square().sum().sqrt())
+    batch = torch.stack((torch.zeros(2, 2), torch.eye(2)))
+    assert_close(norm.duality_map(batch), batch / 2**0.5)
+    assert_close(norm(batch), torch.tensor([0.0, 2**0.5]))
+
+
+def test_vectors_and_no_gradient_mode() -> None:
+    norm = FromDual(lambda g: g.abs().sum() + torch.linalg.vector_norm(g), 1)
+    with torch.no_grad():
+        found = norm.duality_map(torch.tensor([3.0, -4.0, 0.0]))
+    assert_close(found, torch.tensor([1.6, -1.8, 0.0]))
+    assert str(norm) == "FromDual(<lambda>, 1)"
