@@ -46,7 +46,7 @@ def main(steps: int = 100) -> float:
         accuracy, values = train(name, steps)
         axes[0].plot(accuracy, label=f"{name}: {accuracy[-1]:.1%}")
         axis.plot(values, color="tab:blue", alpha=0.4, linewidth=0.8)
-        axis.set(title=f"singular values, {name}", xlabel="tens of steps", ylim=(0, 4))
+        axis.set(title=f"singular values, {name}", xlabel="tens of steps", ylim=(0, 8))
         print(f"{name}: {accuracy[-1]:.1%} of 400 held-out digits")
     axes[0].set(title="accuracy", xlabel="tens of steps", ylim=(0.7, 1))
     axes[0].legend(loc="lower right")
