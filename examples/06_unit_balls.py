@@ -56,4 +56,4 @@ def main(steps: int = 48, gif: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(gif=True)
+    main(steps=24, gif=True)

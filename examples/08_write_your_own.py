@@ -12,6 +12,8 @@ from modula.manifolds import Euclidean, Implicit
 from modula.norms import Frobenius, FromDual
 from modula.verify import verify_pair, verify_table
 
+KINDS, DOUBLE = ("Gaussian", "low rank"), (torch.float64,)
+
 
 def between(g: torch.Tensor) -> torch.Tensor:
     """Mean of the dual norms of sign descent and Muon: so is, then, the direction."""
@@ -34,8 +36,8 @@ def main(steps: int = 60) -> float:
     laws = {"between": norm_laws(norm), "superellipses": manifold_laws(manifold)}
     for name, own in {**laws, "wrong": norm_laws(FromDual(wrong))}.items():
         print(f"{name} breaks:", *map(str, broken_laws(own, shape)), "- no more", sep="\n  ")
-    rows = [*verify_pair(norm, Euclidean(), shape, kinds=("Gaussian", "low rank"))]
-    rows += verify_pair(Frobenius(), manifold, shape, kinds=("Gaussian", "low rank"))
+    rows = [*verify_pair(norm, Euclidean(), shape, kinds=KINDS, dtypes=DOUBLE)]
+    rows += verify_pair(Frobenius(), manifold, shape, kinds=KINDS, dtypes=DOUBLE)
     Console(width=150).print(verify_table(rows, 0.1))
 
     torch.manual_seed(0)

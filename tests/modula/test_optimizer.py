@@ -145,10 +145,11 @@ def test_zero_gradients_move_nothing_and_make_no_nan(name: str) -> None:
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
     decays = any("weight_decay" in group for group in optimizer.param_groups)
+    projects = any(row.manifold != "Euclidean()" for row in optimizer.plan.rows)
     for now, then in zip(net.parameters(), weights, strict=True):
         assert now.isfinite().all()
-        if not decays:
-            torch.testing.assert_close(now.detach(), then, rtol=0, atol=0)
+        if not decays:  # a projection may round the last digit of a weight that it leaves in place
+            torch.testing.assert_close(now.detach(), then, rtol=0, atol=1e-6 * projects)
 
 
 def test_weights_without_a_gradient_are_left_alone() -> None:
