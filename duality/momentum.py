@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 from modula.duality.program import Line, Live, line
 from modula.kernels import apply
+from modula.kernels.op import Op
 
 
 def _check_beta(beta: float) -> None:
     if not 0 <= beta < 1:
         raise ValueError(f"a momentum coefficient must be in [0, 1); got {beta}")
+
+
+def _followed(beta: float, nesterov: bool, advance: Op, look_ahead: Op) -> tuple[Line, ...]:
+    """Lines that advance the average and, with Nesterov, look one gradient further."""
+    live = Live("momentum", beta)
+    advanced = line("momentum", advance, "momentum", "gradient", beta=live)
+    ahead = line("query", look_ahead, "gradient", "momentum", beta=live)
+    return (advanced, ahead) if nesterov else (advanced,)
 
 
 class Momentum(ABC):
@@ -54,10 +63,7 @@ class Average(Momentum):
         return "query" if self.nesterov else "momentum"
 
     def lines(self) -> tuple[Line, ...]:
-        beta = Live("momentum", self.beta)
-        advance = line("momentum", apply.average, "momentum", "gradient", beta=beta)
-        ahead = line("query", apply.blend, "gradient", "momentum", beta=beta)
-        return (advance, ahead) if self.nesterov else (advance,)
+        return _followed(self.beta, self.nesterov, apply.average, apply.blend)
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,7 @@ class HeavyBall(Momentum):
         return "query" if self.nesterov else "momentum"
 
     def lines(self) -> tuple[Line, ...]:
-        beta = Live("momentum", self.beta)
-        advance = line("momentum", apply.accumulate, "momentum", "gradient", beta=beta)
-        ahead = line("query", apply.lookahead, "gradient", "momentum", beta=beta)
-        return (advance, ahead) if self.nesterov else (advance,)
+        return _followed(self.beta, self.nesterov, apply.accumulate, apply.lookahead)
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,10 @@ class Manifold(ABC):
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """The part of v that stays on the manifold to first order: its orthogonal projection."""
 
-    @abstractmethod
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        """Follow the tangent v from x, ending on the manifold."""
+        """Follow the tangent v from x, ending on the manifold: at the point nearest to x + v."""
+        point, vector = in_working_dtype(x, v)
+        return self.project(point + vector).to(x.dtype)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """The tangent v at x, carried to a tangent at y: its part that is tangent there.

@@ -54,10 +54,6 @@ class Stiefel(Manifold):
         inner = point.mT @ vector
         return (vector - point @ ((inner + inner.mT) / 2)).to(v.dtype)
 
-    def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
-        return self.project(point + vector).to(x.dtype)
-
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform (Haar): the polar factor of a standard normal matrix."""
         return self.project(torch.randn(shape, dtype=dtype))

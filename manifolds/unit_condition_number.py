@@ -57,10 +57,6 @@ class UnitConditionNumber(Manifold):
         growth = stretch.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         return (vector - q @ stretch + growth * q).to(v.dtype)
 
-    def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
-        return self.project(point + vector).to(x.dtype)
-
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """The projection of a standard normal matrix: Q is uniform (Haar)."""
         return self.project(torch.randn(shape, dtype=dtype))

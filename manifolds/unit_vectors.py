@@ -38,10 +38,6 @@ class UnitVectors(Manifold):
         normal = unit(point, self.dims)
         return (vector - normal * (normal * vector).sum(self.dims, keepdim=True)).to(v.dtype)
 
-    def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
-        return self.project(point + vector).to(x.dtype)
-
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform: every vector is the direction of a standard normal one."""
         return self.project(torch.randn(shape, dtype=dtype))
