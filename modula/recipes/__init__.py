@@ -1,0 +1,44 @@
+"""Named optimizers, each a declaration: norm, metric, potential, momentum for each weight.
+
+Every recipe takes (model, lr, **options), a normed network or any torch model, and returns a
+SteepestDescent.  RECIPES lists them by name.
+"""
+
+from collections.abc import Callable, Mapping
+
+from modula.optimizer import SteepestDescent
+from modula.recipes.constrained import (
+    hypersphere,
+    manifold_muon,
+    oblique,
+    spectral_sphere,
+    unit_condition,
+)
+from modula.recipes.entrywise import adamw, lion, sgd, sign
+from modula.recipes.matrices import SCALES, muon, scion
+from modula.recipes.modular import agd, automatic, clipped, modular
+
+Recipe = Callable[..., SteepestDescent]
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.__name__: recipe
+    for recipe in (
+        sgd,
+        sign,
+        lion,
+        muon,
+        scion,
+        adamw,
+        modular,
+        clipped,
+        agd,
+        automatic,
+        hypersphere,
+        oblique,
+        manifold_muon,
+        unit_condition,
+        spectral_sphere,
+    )
+}
+
+__all__ = ["RECIPES", "SCALES", "Recipe", *RECIPES]

@@ -1,0 +1,62 @@
+"""What the recipes share: the weights of a model, and one declaration for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from modula.declare import geometries_of
+from modula.duality import (
+    Average,
+    Declaration,
+    Momentum,
+    Potential,
+    Setting,
+    Sharp,
+    Unit,
+)
+from modula.geometry import Geometry
+from modula.norms.base import Norm
+from modula.norms.metric import Diagonal, Metric
+from modula.optimizer import Group, check_not_negative
+
+MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
+
+
+def weights_of(model: nn.Module) -> dict[str, tuple[Geometry, Tensor]]:
+    """Geometry and tensor of every trainable weight, by full name."""
+    weights = dict(model.named_parameters())
+    return {name: (geometry, weights[name]) for name, geometry in geometries_of(model).items()}
+
+
+def entrywise(
+    model: nn.Module,
+    norm: Callable[[int], Norm],
+    momentum: Momentum,
+    weight_decay: float,
+    potential: Potential = Unit(),
+    metric: Metric | None = None,
+) -> Group:
+    """One group in which every weight, whatever its role, is measured entry by entry."""
+    check_not_negative("weight_decay", weight_decay)
+    return Group(
+        {
+            name: Declaration(
+                Setting(norm(weight.ndim), metric=metric, potential=potential, momentum=momentum),
+                geometry.role,
+                weight_decay=weight_decay or None,
+            )
+            for name, (geometry, weight) in weights_of(model).items()
+        }
+    )
+
+
+def adam(betas: tuple[float, float], eps: float) -> dict[str, Any]:
+    """The options of a Setting that make it Adam."""
+    return {
+        "momentum": Average(betas[0]),
+        "potential": Sharp(),
+        "metric": Diagonal(beta=betas[1], floor=eps),
+    }

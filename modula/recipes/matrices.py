@@ -1,0 +1,106 @@
+"""Recipes that measure matrices as operators, and other weights by their role: Muon, Scion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+from torch import nn
+
+from modula.duality import Average, Declaration, Setting
+from modula.norms.base import Norm
+from modula.norms.operator import Spectral
+from modula.norms.vector import L2, Max
+from modula.optimizer import Group, SteepestDescent, check_not_negative
+from modula.recipes.common import MATRIX_ROLES, adam, weights_of
+
+SCALES: dict[str, Callable[[int, int], float]] = {
+    "rms": lambda m, n: sqrt(m / n),
+    "original": lambda m, n: sqrt(max(1.0, m / n)),
+    "match_rms_adamw": lambda m, n: 0.2 * sqrt(max(m, n)),
+    "spectral": lambda m, n: sqrt(max(m, n)),
+}
+
+
+def _muon_norm(norm: Norm, shape: tuple[int, ...], scale: str) -> Norm:
+    """The spectral norm whose unit matrices have the singular values that `scale` names."""
+    if scale == "rms":
+        return norm
+    if len(shape) != 2 or not isinstance(norm, Spectral):
+        raise ValueError(
+            f"scale={scale!r} is defined for plain matrices, not for {norm} on {shape}; "
+            'use scale="rms", which every view understands'
+        )
+    return (1 / SCALES[scale](*shape)) * Spectral()
+
+
+def muon(
+    model: nn.Module,
+    lr: float = 0.02,
+    *,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+    scale: str = "rms",
+    adamw_lr: float = 3e-3,
+    adamw_betas: tuple[float, float] = (0.9, 0.95),
+    adamw_weight_decay: float = 0.0,
+    **options: Any,
+) -> SteepestDescent:
+    """Muon on hidden matrices, AdamW on embeddings, heads, biases and gains.
+
+        m <- momentum m + (1 - momentum) g;   w <- (1 - lr weight_decay) w - lr s polar(m)
+
+    scale   s for an (m, n) matrix: "rms" sqrt(m/n), the one that transfers across width;
+            "original" sqrt(max(1, m/n)), torch's default; "match_rms_adamw" 0.2 sqrt(max(m, n));
+            "spectral" sqrt(max(m, n))
+
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale is one of {', '.join(SCALES)}; got {scale!r}")
+    check_not_negative("weight_decay", weight_decay)
+    matrices: dict[str, Declaration] = {}
+    others: dict[str, Declaration] = {}
+    for name, (geometry, weight) in weights_of(model).items():
+        if geometry.role in MATRIX_ROLES:
+            norm = _muon_norm(geometry.norm, tuple(weight.shape), scale)
+            setting = Setting(norm, geometry.manifold, momentum=Average(momentum, nesterov))
+            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None)
+        else:
+            setting = Setting(L2(weight.ndim), **adam(adamw_betas, 1e-8))
+            others[name] = Declaration(setting, geometry.role, 1.0, adamw_weight_decay or None)
+    groups = [Group(matrices, lr), Group(others, adamw_lr)]
+    return SteepestDescent(model, lr, groups=groups, **options)
+
+
+def scion(
+    model: nn.Module,
+    lr: float = 2**-6,
+    *,
+    momentum: float = 0.9,
+    radius: float = 8.0,
+    head_radius: float = 64.0,
+    constrained: bool = True,
+    **options: Any,
+) -> SteepestDescent:
+    """Scion: every weight in the norm of its role, kept inside a ball of that norm.
+
+        w <- (1 - lr) w - lr radius D(m)      constrained: {norm <= radius} is never left
+        w <- w - lr radius D(m)               unconstrained
+
+    Hidden matrices RMSToRMS, embeddings by row, the head by the largest entry times its fan-in,
+    biases RMS.  Published radii go from 8 (vision) to 50 and 3000 (a tied language model).
+    Source: Pethick et al. 2025, arXiv:2502.07529.
+    """
+    if not (radius > 0 and head_radius > 0):
+        raise ValueError(f"radii must be positive; got {radius} and {head_radius}")
+    declarations: dict[str, Declaration] = {}
+    for name, (geometry, weight) in weights_of(model).items():
+        is_head = geometry.role in ("head", "tied")
+        unit = float(weight.shape[-1]) * Max(weight.ndim) if is_head else geometry.norm
+        norm = (1 / (head_radius if is_head else radius)) * unit
+        setting = Setting(norm, geometry.manifold, momentum=Average(momentum))
+        declarations[name] = Declaration(setting, geometry.role, 1.0, 1.0 if constrained else None)
+    return SteepestDescent(model, lr, groups=[Group(declarations)], **options)
