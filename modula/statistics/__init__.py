@@ -3,7 +3,7 @@
 A metric names the statistics that it reads; a `Collector` measures them while the network trains.
 """
 
-from modula.statistics.collector import Collector
+from modula.statistics.collector import Collector, Statistics
 from modula.statistics.exchange import average_
 from modula.statistics.fisher import (
     cross_entropy_gauss_newton_backward,
@@ -19,6 +19,7 @@ __all__ = [
     "MICROBATCH_GRADIENTS",
     "OUTPUTS",
     "Collector",
+    "Statistics",
     "average_",
     "cross_entropy_gauss_newton_backward",
     "gradients_kept",

@@ -1,15 +1,16 @@
 """Collects the statistics of weights while a network runs forward and backward."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from modula.errors import suggest
 from modula.statistics.layers import Owner, owners
 from modula.statistics.microbatches import Microbatches
-from modula.statistics.observe import See, observe
+from modula.statistics.observe import observe
 from modula.statistics.running import (
     INPUTS,
     KNOWN,
@@ -34,7 +35,7 @@ class Collector:
     position of each example is a row; the same four with reduced_ before their name have one row
     an example, x averaged and e summed over positions.  And, for any weight that is trained,
 
-        microbatch_gradients   what each backward pass sent to it     (M, *shape)
+        microbatch_gradients   what each of M microbatches sent to it  (M, *shape)
 
     What a backward pass reaches is counted, once: no forward pass without one, no checkpointed
     layer twice.  The uses of a shared weight add up.  A bias appends nothing to x, as it is a
@@ -65,17 +66,11 @@ class Collector:
         ]
         self._paused = False
         self._forget()
-        self._handles = [
-            observe(
-                owner.layer, self._seer(name, owner), any(s in INPUTS for s in self._wanted[name])
-            )
-            for name, owner in layers
-        ]
-        self._handles += [
-            weights[name].register_hook(self._receiver(name))
-            for name, names in self._wanted.items()
-            if MICROBATCH_GRADIENTS in names
-        ]
+        self._handles = [self._watch(name, owner) for name, owner in layers]
+        grouped = [name for name, names in self._wanted.items() if MICROBATCH_GRADIENTS in names]
+        self._handles += [self._receive(name, weights[name]) for name in grouped]
+        if grouped:
+            self._handles.append(self._divide(model))
 
     def take(self, terms: int | None = None, loss_scale: Tensor | float = 1.0) -> Statistics:
         """Every statistic by weight and name, and forget them; unreached weights are left out.
@@ -118,14 +113,7 @@ class Collector:
         self._running: dict[tuple[str, str], Running] = {}
         self._microbatches = Microbatches()
 
-    def _receiver(self, name: str) -> Callable[[Tensor], None]:
-        def receive(gradient: Tensor) -> None:
-            if not self._paused:
-                self._microbatches.add_(name, gradient)
-
-        return receive
-
-    def _seer(self, name: str, owner: Owner) -> See:
+    def _watch(self, name: str, owner: Owner) -> RemovableHandle:
         @torch.no_grad()
         def see(x: Tensor | None, gradient: Tensor) -> None:
             if self._paused:
@@ -135,7 +123,24 @@ class Collector:
                 if x is not None:
                     self._add(name, INPUTS, owner.reader.inputs(owner.layer, x), owner)
 
-        return see
+        reads_inputs = any(statistic in INPUTS for statistic in self._wanted[name])
+        return observe(owner.layer, see, reads_inputs)
+
+    def _receive(self, name: str, weight: nn.Parameter) -> RemovableHandle:
+        def receive(gradient: Tensor) -> None:
+            if not self._paused:
+                self._microbatches.add_(name, gradient)
+
+        return weight.register_hook(receive)
+
+    def _divide(self, model: nn.Module) -> RemovableHandle:
+        """A microbatch begins where the model is called, unless a checkpoint repeats the call."""
+
+        def called(*_: object) -> None:
+            if torch._C._current_graph_task_id() == -1:  # no backward pass is going on
+                self._microbatches.begin_()
+
+        return model.register_forward_pre_hook(torch.compiler.disable(called))
 
     def _add(self, name: str, table: dict[str, Statistic], x: Tensor, owner: Owner) -> None:
         """x: (examples, positions, features); no example, no entry."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Running(ABC):
-    """Of the rows seen so far: how many, for how many terms of the loss, and what a metric reads."""
+    """How many rows were seen, for how many terms of the loss, and what is kept of them."""
 
     def __init__(self) -> None:
         self.rows = 0
