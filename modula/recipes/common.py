@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from modula.declare import geometries_of
 from modula.duality import (
-    Average,
     Declaration,
     Momentum,
     Potential,
     Setting,
     Sharp,
+    Unbiased,
     Unit,
 )
 from modula.geometry import Geometry
 from modula.norms.base import Norm
-from modula.norms.metric import Diagonal, Metric
+from modula.norms.metric import Diagonal, Memory, Metric
 from modula.optimizer import Group, check_not_negative
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
@@ -55,8 +55,10 @@ def entrywise(
 
 def adam(betas: tuple[float, float], eps: float) -> dict[str, Any]:
     """The options of a Setting that make it Adam."""
+    if not 0 <= betas[1] < 1:
+        raise ValueError(f"Adam needs 0 <= beta < 1 for its second average; got {betas[1]}")
     return {
-        "momentum": Average(betas[0]),
+        "momentum": Unbiased(betas[0]),
         "potential": Sharp(),
-        "metric": Diagonal(beta=betas[1], floor=eps),
+        "metric": Diagonal(Memory(betas[1]), floor=eps),
     }
