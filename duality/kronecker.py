@@ -260,19 +260,28 @@ class _Keeper:
         source = "sample"
         lines = [line("seen", second_moment.tally, "seen", source)]
         if self.coupled and not self.metric.memory.first:
-            lines += [self._first_scale(i, source) for i in self.estimated]
+            for i in self.estimated:
+                lines += self._first_scale(i, source)
         for i in self.estimated:
             lines += self._whitened_along_others(i, source)
         lines += [self._average(i, source) for i in self.estimated]
         return lines + (self._balance() if self.coupled and self.metric.balance else [])
 
-    def _first_scale(self, i: int, source: str) -> Line:
+    def _first_scale(self, i: int, source: str) -> list[Line]:
         # Each of the k factors takes an equal part of the gradient's mean square.
-        power = 1 / len(self.estimated)
-        name = self.whitener(i)
-        return line(
-            name, second_moment.first_scale, name, source, "seen", power=power, dense=self.dense(i)
-        )
+        share = 2 / len(self.estimated)
+        powers = {f"factor_{i}": share, f"root_{i}": -share * self.power()}
+        powers |= {self.whitener(i): -share / 2}
+        return [
+            line(
+                name,
+                second_moment.first_scale,
+                *(name, source, "seen"),
+                power=power,
+                dense=self.dense(i),
+            )
+            for name, power in powers.items()
+        ]
 
     def _whitened_along_others(self, i: int, source: str) -> list[Line]:
         if not self.coupled:

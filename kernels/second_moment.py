@@ -127,20 +127,20 @@ def regauge_plain(x: Tensor, gauge: Tensor, *, power: float) -> Tensor:
 
 
 def first_scale_plain(
-    root: Tensor, gradient: Tensor, seen: Tensor, *, power: float, dense: bool
+    factor: Tensor, gradient: Tensor, seen: Tensor, *, power: float, dense: bool
 ) -> Tensor:
-    """At the first sample, a root in keeping with the gradient's size: rms(G)^-power I.
+    """At the first sample, a multiple of the identity in keeping with its size: rms(G)^power I.
 
-    The moments of a coupled fit are right from the start if the first S_j^(1/2) is a multiple of
-    the identity of that size.  Later the root stays as it is.
+    What a single gradient says of a coupled fit has the inverse of the right spectrum; averages
+    that begin with the identity learn it step by step.  Later the factor stays as it is.
     """
     rms = gradient.flatten(seen.ndim).square().mean(-1).sqrt()
-    size = torch.where(rms > 0, rms, 1.0)[..., None] ** -power
+    size = torch.where(rms > 0, rms, 1.0)[..., None] ** power
     first = (seen == 1)[..., None]
     if not dense:
-        return torch.where(first, size, root)
-    eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-    return torch.where(first[..., None], size[..., None] * eye, root)
+        return torch.where(first, size, factor)
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.where(first[..., None], size[..., None] * eye, factor)
 
 
 def _gram_cost(shape: Shape, itemsize: int = 4, *, dim: int, ndim: int, **options: Any) -> Cost:

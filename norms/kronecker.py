@@ -119,7 +119,7 @@ class Kronecker(Metric):
 
     modes: Mode | tuple[Mode, ...] = Dense()
     fit: Fit = KL()
-    memory: Memory = Memory(0.95)
+    memory: Memory = Memory(0.95, unbiased=False)
     power: float = 0.5
     damping: float = 1e-4
     every: int = 10

@@ -23,7 +23,8 @@ class Memory:
     beta      1 adds up instead, S <- S + new, as AdaGrad does
     unbiased  whether the average weighs as if it had begun with the first step:
               S <- S + (1 - beta) / (1 - beta^k) (new - S) in step k
-    first     S before the first step, where that counts: if not unbiased
+    first     S before the first step, times I, if not unbiased; Kronecker fits that are coupled
+              begin with a multiple of I of the size of the first gradient where this is 0
     """
 
     beta: float = 0.999

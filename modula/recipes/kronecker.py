@@ -56,5 +56,7 @@ def kl_shampoo(
 
     Source: Lin et al. 2025, arXiv:2509.03378.
     """
-    metric = Kronecker(fit=KL(), memory=Memory(beta), damping=damping, every=every, max_dim=max_dim)
+    metric = Kronecker(
+        fit=KL(), memory=Memory(beta, unbiased=False), damping=damping, every=every, max_dim=max_dim
+    )
     return preconditioned(model, lr, metric, momentum, options)
