@@ -21,7 +21,7 @@ def known_as(setting: Setting, weight_decay: float | None) -> str:
     """The published optimizer that this declaration is, or what it does in a few words."""
     norm = _innermost(setting.norm)
     if setting.metric is not None:
-        return _under_metric(norm, setting, weight_decay)
+        return _under_metric(setting.metric, norm, setting, weight_decay)
     if isinstance(setting.potential, Clip):
         return "generalised clipping (GGNC)"
     if not isinstance(setting.manifold, Euclidean):
@@ -34,8 +34,7 @@ def known_as(setting: Setting, weight_decay: float | None) -> str:
     return ""
 
 
-def _under_metric(norm: Norm, setting: Setting, weight_decay: float | None) -> str:
-    metric = setting.metric
+def _under_metric(metric: Metric, norm: Norm, setting: Setting, weight_decay: float | None) -> str:
     if isinstance(metric, First):
         return f"{_of_metric(metric.metric, weight_decay)}, then {norm}"
     name = _of_metric(metric, weight_decay)
