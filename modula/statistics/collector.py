@@ -35,11 +35,12 @@ class Collector:
     position of each example is a row; the same four with reduced_ before their name have one row
     an example, x averaged and e summed over positions.  And, for any weight that is trained,
 
-        microbatch_gradients   what each of M microbatches sent to it  (M, *shape)
+        microbatch_gradients   g_1 ... g_M, of mean p.grad            (M, *shape)
 
     What a backward pass reaches is counted, once: no forward pass without one, no checkpointed
-    layer twice.  The uses of a shared weight add up.  A bias appends nothing to x, as it is a
-    weight of its own.  Compiled graphs break at each layer; install before the first call.
+    layer twice.  The uses of a shared weight add up.  A microbatch ends where the model is called
+    again.  A bias appends nothing to x, as it is a weight of its own.  Compiled graphs break at
+    each layer; install before the first call.
 
     wanted   names of statistics, under the full name of the weight
 

@@ -38,7 +38,7 @@ def cross_entropy_gauss_newton_backward(logits: Tensor, share: float = 1.0) -> i
 
     logits  (N, classes, ...) or (classes,)
     share   of these examples in the mean: 1 / K for each of K microbatches
-    Returns how many terms the mean has now, for `Collector.take`.
+    Returns how many terms it adds to the mean, for `Collector.take`.
     """
     dim = _classes(logits)
     p = logits.detach().softmax(dim)

@@ -19,8 +19,6 @@ def observe(layer: nn.Module, see: See, keep_inputs: bool) -> RemovableHandle:
     """
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Any:
-        if not y.requires_grad:
-            return None
         x = args[0] if args else next(iter(kwargs.values()))
         return cast(Any, _Observe).apply(y, x if keep_inputs else None, see)
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import modula
+from modula.duality.program import STATISTICS
 from modula.statistics import Collector
+from modula.statistics.running import KNOWN
 
 FIRST, LAST = "0.weight", "2.weight"
 MOMENTS = {"input_moment", "output_moment"}
@@ -38,29 +40,28 @@ def loss_of(y: Tensor, target: Tensor) -> Tensor:
 def by_hand(model: nn.Sequential, x: Tensor, target: Tensor) -> dict[str, dict[str, Tensor]]:
     """Both layers written out, on rows one by one."""
     w, b, v, c = (weight.detach() for weight in model.parameters())
-    sums: dict[str, dict[str, list[Tensor]]] = {
+    seen: dict[str, dict[str, list[Tensor]]] = {
         name: {"layer_inputs": [], "output_gradients": []} for name in (FIRST, LAST)
     }
     for row, goal in zip(x.reshape(-1, 4), target.reshape(-1, 3), strict=True):
         h = w @ row + b
         a = h.clamp(min=0)
         e = 2 * (v @ a + c - goal)
-        sums[FIRST]["layer_inputs"].append(row)
-        sums[FIRST]["output_gradients"].append((v.mT @ e) * (h > 0))
-        sums[LAST]["layer_inputs"].append(a)
-        sums[LAST]["output_gradients"].append(e)
-    rows = {
-        name: {s: torch.stack(parts) for s, parts in found.items()} for name, found in sums.items()
-    }
+        seen[FIRST]["layer_inputs"].append(row)
+        seen[FIRST]["output_gradients"].append((v.mT @ e) * (h > 0))
+        seen[LAST]["layer_inputs"].append(a)
+        seen[LAST]["output_gradients"].append(e)
+    return {name: with_moments(found) for name, found in seen.items()}
+
+
+def with_moments(seen: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    def moment(rows: list[Tensor]) -> Tensor:
+        return torch.stack([torch.outer(row, row) for row in rows]).mean(0)
+
     return {
-        name: {
-            **found,
-            "input_moment": sum(torch.outer(r, r) for r in found["layer_inputs"])
-            / len(x.flatten(0, -2)),
-            "output_moment": sum(torch.outer(r, r) for r in found["output_gradients"])
-            / len(x.flatten(0, -2)),
-        }
-        for name, found in rows.items()
+        "input_moment": moment(seen["layer_inputs"]),
+        "output_moment": moment(seen["output_gradients"]),
+        **{name: torch.stack(rows) for name, rows in seen.items()},
     }
 
 
@@ -122,6 +123,17 @@ def test_only_what_is_asked_for_is_returned() -> None:
         FIRST: ["input_moment"],
         LAST: ["output_moment"],
     }
+
+
+def test_statistics_come_in_one_order_however_they_were_asked_for() -> None:
+    """A set has another order in each process, and processes average one after the other."""
+    model, (x, target) = network(), batch(6)
+    orders = set()
+    for wanted in (sorted(ALL), sorted(ALL, reverse=True)):
+        collector = Collector(model, {FIRST: wanted})
+        run(model, x, target)
+        orders.add((*collector.take()[FIRST],))
+    assert len(orders) == 1
 
 
 def test_forward_passes_without_a_backward_pass_are_not_counted() -> None:
@@ -329,6 +341,11 @@ def test_a_weight_whose_inputs_are_hidden_is_refused_in_a_sentence(
 def test_an_unknown_statistic_is_refused() -> None:
     with pytest.raises(ValueError, match="did you mean input_moment"):
         Collector(nn.Linear(2, 2), {"weight": {"input_moments"}})
+
+
+def test_what_programs_read_can_be_collected() -> None:
+    """All but the gradient and the noise of a pass that the training loop itself makes."""
+    assert {*STATISTICS} - {"sampled_gradient", "noise"} <= {*KNOWN}
 
 
 def test_a_tied_embedding_is_refused() -> None:
