@@ -13,14 +13,16 @@ from modula.kernels.op import Cost, Locality, Op, Shape
 INPUTS = ("weight", "gradient", "lr")
 COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
+SAMPLED_GRADIENT = "sampled_gradient"  # of the loss at labels drawn from the network itself
+NOISE = "noise"  # by which the weight was moved when the gradient was taken
 STATISTICS = (
     "input_moment",
     "output_moment",
     "layer_inputs",
     "output_gradients",
-    "sampled_gradient",
     "microbatch_gradients",
-    "noise",
+    SAMPLED_GRADIENT,
+    NOISE,
 )
 
 
@@ -119,6 +121,8 @@ class Program:
     direction name of the tensor that the step follows, out of `proposal`
     query     name of the tensor that the direction is dual to
     slots     what state holds at first, where that is not a weight-shaped zero
+    draw      lines from the state to "noise", by which the weight is to be moved before the
+              gradient is taken; () where it is taken at the weight itself
     """
 
     proposal: tuple[Line, ...]
@@ -126,6 +130,7 @@ class Program:
     direction: str = "direction"
     query: str = "gradient"
     slots: Slots = ()
+    draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [each.result for each in self.lines if each.every > 1]
@@ -143,7 +148,7 @@ class Program:
         """Names that outlive a step: those read before they are written."""
         written = {*INPUTS, *STATISTICS}
         names: dict[str, None] = dict.fromkeys(name for name, _ in self.slots)
-        for each in self.lines:
+        for each in (*self.draw, *self.lines):
             names.update((read, None) for read in each.reads if read not in written)
             written.add(each.result)
         return tuple(names)
