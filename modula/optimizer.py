@@ -173,9 +173,8 @@ class SteepestDescent(torch.optim.Optimizer):
 
         Raises ValueError for weights whose layer does not show what is asked of it.
         """
-        self._watch = Watch(
-            model, {n: batch.program.statistics for n, batch, _, _ in self._named()}
-        )
+        wanted = {name: batch.program.statistics for name, batch in self._named()}
+        self._watch = Watch(model, wanted)
 
     def asks_for(self, statistic: str) -> bool:
         """Whether a metric reads this, such as "sampled_gradient"."""
