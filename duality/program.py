@@ -62,8 +62,8 @@ class Line:
     """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
 
     shape  of what the op works on, for its cost; None where it is the weight's own
-    every  steps from one run to the next, after the first step, which always runs; the result is
-           state, and the weights of a network take turns
+    every  steps from one run to the next, fewer at first; the result is state, and the weights of
+           a network take turns
 
     A line that reads a statistic which was not collected for this step is left out likewise.
     """
@@ -99,8 +99,12 @@ class Line:
         return text if self.every == 1 else f"{text}    every {self.every} steps"
 
     def is_due(self, step: int, offset: int = 0) -> bool:
-        """Whether the line runs in this step, counted from 1, of a weight with this turn."""
-        return self.every == 1 or step == 1 or (step + offset) % self.every == 0
+        """Whether the line runs in this step, counted from 1, of a weight with this turn.
+
+        At first more often, in steps 1, 2, 4, 8, ...: what averages say then changes fast.
+        """
+        young = step <= self.every and step & (step - 1) == 0
+        return young or (step + offset) % self.every == 0
 
 
 def _short(value: Any) -> str:
