@@ -82,6 +82,24 @@ class Batch:
         self._env, self._rows = {}, {}
         return [n.to(w.dtype) for n, w in zip(noises, self.weights, strict=True)]
 
+    def expects(self) -> list[tuple[str, ...]]:
+        """The statistics that the next step reads, for each weight."""
+        lines = [
+            (each, {*each.reads}.intersection(self.program.statistics))
+            for each in self.program.lines
+        ]
+        return [
+            tuple(name for each, names in lines if names and self._is_due(each, i) for name in names)
+            for i in range(len(self.weights))
+        ]
+
+    def _is_due(self, each: Line, index: int) -> bool:
+        """Whether the turn of a weight comes with the next step."""
+        if each.every == 1:
+            return True
+        step = int(self.state["step"].views[index]) + 1
+        return each.is_due(step, int(self.turns[index] * each.every))
+
     def dual_norm(self) -> Tensor:
         """Sum over the weights of budget * ||query||_*, in float64: the batch's part of N*."""
         if not self._chosen:

@@ -47,10 +47,17 @@ def average_of_squares(memory: Memory, state: str, read: str) -> tuple[Line, ...
 def _(metric: Diagonal, shape: Shape, whole: bool) -> Coordinates:
     build = PowerOfSquares(metric.power, metric.floor, 1.0 if whole else 0.5)
     return Coordinates(
-        before=average_of_squares(metric.memory, "square", "sample"),
+        before=_observed(metric),
         core=(Applied(build, ("square",)),),
         slots=(("square", Slot(fill=metric.memory.first)),) if metric.memory.first else (),
     )
+
+
+def _observed(metric: Diagonal) -> tuple[Line, ...]:
+    if metric.share == 1:
+        return average_of_squares(metric.memory, "square", "sample")
+    shared = line("shared", apply.times, "sample", factor=metric.share**0.5)
+    return (shared, *average_of_squares(metric.memory, "square", "shared"))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from functools import singledispatch
 
 from modula.duality.momentum import NoMomentum, QueryStore
-from modula.duality.potential import Clip, Sharp, Unit
+from modula.duality.potential import Clip, Sharp, Unit, Within
 from modula.duality.rules import Setting
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.oblique import Oblique
@@ -12,6 +12,7 @@ from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.kronecker import KL, Flat, Kronecker, Sum, TraceScaled
+from modula.norms.layer import LayerEigenvalues, LayerMoments
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
 from modula.norms.vector import L2, EuclideanLength, Max
@@ -35,11 +36,22 @@ def known_as(setting: Setting, weight_decay: float | None) -> str:
 
 
 def _under_metric(metric: Metric, norm: Norm, setting: Setting, weight_decay: float | None) -> str:
+    muon = _newton_muon(metric, norm)
+    if muon:
+        return muon
     if isinstance(metric, First):
         return f"{_of_metric(metric.metric, weight_decay)}, then {norm}"
     name = _of_metric(metric, weight_decay)
-    plain = isinstance(norm, L2) and isinstance(setting.potential, Sharp)
+    plain = isinstance(norm, L2) and isinstance(setting.potential, Sharp | Within)
     return name if plain else f"{norm} in the coordinates of {name}"
+
+
+def _newton_muon(metric: Metric, norm: Norm) -> str:
+    """Muon with what a layer's inputs say: the polar factor behind the metric, or inside it."""
+    of = metric.metric if isinstance(metric, First) else metric
+    if not isinstance(of, LayerMoments) or of.outputs or not isinstance(norm, Spectral):
+        return ""
+    return "Newton-Muon" if isinstance(metric, First) else "Newton-Muon as a sandwich"
 
 
 @singledispatch
@@ -50,6 +62,8 @@ def _of_metric(metric: Metric, weight_decay: float | None) -> str:
 
 @_of_metric.register
 def _(metric: Diagonal, weight_decay: float | None) -> str:
+    if metric.statistic == "sampled_gradient" and metric.power == 1:
+        return "Sophia"
     if metric.memory.beta == 1:
         return "AdaGrad"
     return "AdamW" if weight_decay else "Adam"
@@ -62,6 +76,17 @@ def _(metric: Kronecker, weight_decay: float | None) -> str:
     root = "" if metric.power == 0.5 else ", root-free"
     fit = {Sum: "Shampoo", TraceScaled: "Shampoo squared", KL: "KL-Shampoo"}[type(metric.fit)]
     return ("one-sided Shampoo" if sides else fit) + root
+
+
+@_of_metric.register
+def _(metric: LayerMoments, weight_decay: float | None) -> str:
+    name = "KFAC" if metric.outputs and metric.inputs else "FOOF" if metric.inputs else "output KFAC"
+    return name if metric.power == 1 else f"{name} to the power {metric.power:g}"
+
+
+@_of_metric.register
+def _(metric: LayerEigenvalues, weight_decay: float | None) -> str:
+    return "EKFAC" if metric.power == 1 else f"EKFAC to the power {metric.power:g}"
 
 
 def _innermost(norm: Norm) -> Norm:

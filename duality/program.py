@@ -13,17 +13,16 @@ from modula.kernels.op import Cost, Locality, Op, Shape
 INPUTS = ("weight", "gradient", "lr")
 COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
-SAMPLED_GRADIENT = "sampled_gradient"  # of the loss at labels drawn from the network itself
-NOISE = "noise"  # by which the weight was moved when the gradient was taken
-STATISTICS = (
-    "input_moment",
-    "output_moment",
-    "layer_inputs",
-    "output_gradients",
-    "microbatch_gradients",
-    SAMPLED_GRADIENT,
-    NOISE,
+FROM_LAYERS = (
+    *("input_moment", "output_moment", "layer_inputs", "output_gradients"),
+    *("reduced_input_moment", "reduced_output_moment"),
+    *("reduced_layer_inputs", "reduced_output_gradients"),
 )
+SAMPLED_GRADIENT = "sampled_gradient"
+# At labels drawn from the network itself: the Fisher, where the training loss gives an empirical one.
+SAMPLED = (SAMPLED_GRADIENT, *(f"sampled_{name}" for name in FROM_LAYERS))
+NOISE = "noise"  # by which the weight was moved when the gradient was taken
+STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, NOISE)
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,18 @@ class Program:
     draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = [each.result for each in self.lines if each.every > 1]
-        unknown = [name for name in unknown if name not in self.state]
+        unknown = [
+            each.result
+            for each in self.lines
+            if each.every > 1 and each.result not in self.state and self._is_missed(each)
+        ]
         if unknown:
             raise ValueError(f"{unknown[0]} is not always computed and nothing keeps its value")
+
+    def _is_missed(self, left_out: Line) -> bool:
+        """Whether any line asks for the result in a step in which it may be left out."""
+        readers = [each for each in self.lines if left_out.result in each.reads]
+        return not readers or any(each.every != left_out.every for each in readers)
 
     @property
     def lines(self) -> tuple[Line, ...]:

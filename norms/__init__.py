@@ -17,6 +17,14 @@ from modula.norms.kronecker import (
     Sum,
     TraceScaled,
 )
+from modula.norms.layer import (
+    Absolute,
+    Balanced,
+    Damping,
+    LayerEigenvalues,
+    LayerMoments,
+    Relative,
+)
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
@@ -34,6 +42,12 @@ from modula.norms.vector import (
 )
 
 __all__ = [
+    "Absolute",
+    "Balanced",
+    "Damping",
+    "LayerEigenvalues",
+    "LayerMoments",
+    "Relative",
     "Under",
     "Then",
     "Scalar",

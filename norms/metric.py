@@ -119,12 +119,14 @@ class First(Metric):
 
 @dataclass(frozen=True, repr=False)
 class Diagonal(Metric):
-    """S = diag E[g^2], an average: the Gaussian-KL projection of E[g g^T] on diagonals.
+    """S = share diag E[g^2], an average: the Gaussian-KL projection of E[g g^T] on diagonals.
 
         ||w||^2 = sum of (S^p + floor) w^2        w, g: all entries of one weight
 
     floor      added to S^p (Adam's epsilon)
     statistic  name of what is squared: "gradient", or "sampled_gradient" for a Fisher
+    share      the number of terms in the mean that g is the gradient of makes S that of one term;
+               p = 1/2 and a floor of zero do without, since there it only scales the step
     Source: Kingma and Ba 2015, arXiv:1412.6980; Duchi et al. 2011 for the sum.
     """
 
@@ -132,10 +134,11 @@ class Diagonal(Metric):
     floor: float = 1e-8
     power: float = 0.5
     statistic: str = "gradient"
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.floor < 0 or self.power <= 0:
-            raise ValueError(f"Diagonal needs floor >= 0 and power > 0; got {self}")
+        if self.floor < 0 or self.power <= 0 or self.share <= 0:
+            raise ValueError(f"Diagonal needs floor >= 0, power > 0 and share > 0; got {self}")
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,8 +14,9 @@ from modula.recipes.constrained import (
     spectral_sphere,
     unit_condition,
 )
-from modula.recipes.entrywise import adamw, lion, sgd, sign
+from modula.recipes.entrywise import adamw, lion, sgd, sign, sophia
 from modula.recipes.kronecker import kl_shampoo
+from modula.recipes.layers import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
 from modula.recipes.matrices import SCALES, muon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
 
@@ -40,6 +41,12 @@ RECIPES: Mapping[str, Recipe] = {
         unit_condition,
         spectral_sphere,
         kl_shampoo,
+        kfac,
+        ekfac,
+        foof,
+        newton_muon,
+        newton_muon_sandwich,
+        sophia,
     )
 }
 
