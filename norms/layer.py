@@ -131,7 +131,7 @@ class LayerEigenvalues(Metric):
     outputs: str = "output_gradients"
     memory: Memory = Memory(0.95)
     power: float = 1.0
-    damping: Damping = Relative(0.1)
+    damping: Damping = Absolute()
     every: int = 10
     sample_every: int = 1
     instant: bool = True

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from modula.duality import Average, Between, Momentum, NoMomentum, Setting, Sharp, Unit
 from modula.geometry import Geometry
 from modula.norms.base import Blocks
-from modula.norms.layer import Balanced, Damping, LayerEigenvalues, LayerMoments, Relative
+from modula.norms.layer import (
+    Absolute,
+    Balanced,
+    Damping,
+    LayerEigenvalues,
+    LayerMoments,
+    Relative,
+)
 from modula.norms.metric import First, Memory
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
@@ -69,7 +76,7 @@ def _names(names: tuple[str, str], sampled: bool) -> dict[str, str]:
 
 def kfac(
     model: nn.Module,
-    lr: float = 0.02,
+    lr: float = 0.01,
     *,
     momentum: float = 0.9,
     beta: float = 0.95,
@@ -103,11 +110,11 @@ def kfac(
 
 def ekfac(
     model: nn.Module,
-    lr: float = 0.02,
+    lr: float = 0.01,
     *,
     momentum: float = 0.9,
     beta: float = 0.95,
-    damping: Damping = Relative(0.1),
+    damping: Damping = Absolute(1e-3),
     every: int = 10,
     sampled: bool = True,
     max_dim: int = 2048,
@@ -134,7 +141,7 @@ def ekfac(
 
 def foof(
     model: nn.Module,
-    lr: float = 0.1,
+    lr: float = 0.2,
     *,
     momentum: float = 0.9,
     beta: float = 0.95,
