@@ -4,8 +4,11 @@ from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.implicit import Implicit
 from modula.manifolds.oblique import Oblique
+from modula.manifolds.norm_ball import NormBall
 from modula.manifolds.product import Product
+from modula.manifolds.region import Region
 from modula.manifolds.spd import SPD
+from modula.manifolds.spectral_ball import SpectralBall, SpectralBand
 from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
@@ -16,9 +19,13 @@ __all__ = [
     "Euclidean",
     "Implicit",
     "Manifold",
+    "NormBall",
     "Oblique",
     "Product",
+    "Region",
     "SPD",
+    "SpectralBall",
+    "SpectralBand",
     "SpectralSphere",
     "Sphere",
     "Stiefel",
