@@ -5,6 +5,7 @@ from modula.duality.potential import Clip, Sharp, Unit
 from modula.duality.rules import Setting
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.oblique import Oblique
+from modula.manifolds.region import Region
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
@@ -47,6 +48,8 @@ def _on_manifold(norm: Norm, setting: Setting) -> str:
         return "hyperspherical descent"
     if isinstance(manifold, Oblique):
         return "oblique descent"
+    if isinstance(manifold, Region):
+        return "Muon in a region" if isinstance(norm, Spectral) else "steepest descent in a region"
     if isinstance(norm, EuclideanLength):
         return "Riemannian gradient descent"
     return "Riemannian steepest descent"

@@ -188,7 +188,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, positions in compiled:
                 self._propose(group, batch, positions)
-                batch.update(self._signed(_scalar(group["lr"], batch)), group)
+                batch.update(_scalar(group["lr"], batch), group)
         self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
     def _step_at_length_of(self, rule: Automatic | Clip) -> None:
@@ -200,15 +200,14 @@ class SteepestDescent(torch.optim.Optimizer):
         length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, _ in compiled:
-                batch.update(self._signed(length * group["lr"]), group)
+                batch.update(length * group["lr"], group)
         self._last_lr = length * self.param_groups[0]["lr"]
 
     def _propose(self, group: dict[str, Any], batch: Batch, positions: Sequence[int]) -> None:
-        batch.propose([group["params"][i].grad for i in positions], group)
-
-    def _signed(self, lr: Tensor) -> Tensor:
-        # Duality maps are odd: climbing is the same direction walked the other way.
-        return -lr if self.maximize else lr
+        gradients = [group["params"][i].grad for i in positions]
+        if self.maximize:  # a region lets a weight go in one direction and not in the other
+            gradients = [None if g is None else -g for g in gradients]
+        batch.propose(gradients, group)
 
     def _gradients_are_usable(self) -> bool:
         named = [

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-import modula.norms
 import modula.manifolds  # noqa: F401  (so that every subclass is known)
+import modula.norms
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.implicit import Implicit
