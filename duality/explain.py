@@ -4,6 +4,7 @@ from modula.duality.momentum import NoMomentum, QueryStore
 from modula.duality.potential import Clip, Sharp, Unit
 from modula.duality.rules import Setting
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.region import Region
 from modula.manifolds.sphere import Sphere
@@ -18,6 +19,8 @@ from modula.norms.vector import L2, EuclideanLength, Max
 def known_as(setting: Setting, weight_decay: float | None) -> str:
     """The published optimizer that this declaration is, or what it does in a few words."""
     norm = _innermost(setting.norm)
+    if isinstance(setting.manifold, Isospectral):
+        return _isospectral(setting.manifold, setting)
     if isinstance(setting.metric, Diagonal):
         return "Adam" if not weight_decay else "AdamW"
     if isinstance(setting.potential, Clip):
@@ -36,6 +39,12 @@ def _innermost(norm: Norm) -> Norm:
     while isinstance(norm, Scaled | Blocks):
         norm = norm.norm
     return norm
+
+
+def _isospectral(manifold: Isospectral, setting: Setting) -> str:
+    if manifold.rotations is None:
+        return "isospectral descent"
+    return "POET" if isinstance(setting.metric, Diagonal) else "isospectral descent by rotations"
 
 
 def _on_manifold(norm: Norm, setting: Setting) -> str:

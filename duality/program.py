@@ -11,7 +11,7 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape
 
 INPUTS = ("weight", "gradient", "lr")
-COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
+COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 STATISTICS = (
     "input_moment",

@@ -15,7 +15,16 @@ import modula.manifolds
 import modula.norms
 from modula.duality import Certificate, NoRule, Program, Setting, certify, derive
 from modula.errors import UserError
-from modula.manifolds import Euclidean, Manifold, Oblique, Sphere, Stiefel
+from modula.manifolds import (
+    Euclidean,
+    Isospectral,
+    Manifold,
+    NormBall,
+    Oblique,
+    SpectralBall,
+    Sphere,
+    Stiefel,
+)
 from modula.norms import L2, RMS, Columns, Frobenius, Max, Norm, Nuclear, RMSToRMS, Rows, Spectral
 
 NORMS: tuple[Norm, ...] = (
@@ -33,6 +42,9 @@ MANIFOLDS: tuple[Manifold, ...] = (
     Oblique("rows"),
     Oblique("columns"),
     Stiefel(),
+    SpectralBall(5.0),  # of which a Gaussian matrix is partly inside, partly outside
+    NormBall(Max(ndim=2)),
+    Isospectral(),
 )
 EXACT = 1e-5
 SHAPES = ((24, 24), (48, 16), (16, 48))

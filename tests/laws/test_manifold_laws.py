@@ -15,6 +15,7 @@ import modula.norms
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.implicit import Implicit
+from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.norm_ball import NormBall
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.region import Region
@@ -47,6 +48,8 @@ MANIFOLDS = [
     SpectralSphere(radius=20.0),  # above all that is drawn of size one: sigma_max stays simple
     SPD(floor=0.1),
     Implicit(of_length_one),
+    Isospectral((0.3,)),  # of rank one: more singular values would not fit every shape
+    Isospectral(),
     SpectralBall(radius=0.3),  # points of size one have some singular values above, some below
     SpectralBand(0.2, 0.4),
     NormBall(Max(), 0.2),
@@ -101,6 +104,10 @@ def reach(manifold: Manifold, point: Tensor) -> float:
     if isinstance(manifold, SPD):
         return manifold.floor
     singular_values = torch.linalg.svdvals(point)
+    if isinstance(manifold, Isospectral):
+        values = torch.cat((singular_values, torch.zeros_like(singular_values[..., :1])), -1)
+        gaps = (values[..., :, None] - values[..., None, :]).abs()
+        return float(torch.where(gaps > 1e-9, gaps, 1.0).min())
     if isinstance(manifold, SpectralBall | SpectralBand):
         gaps = (singular_values[..., None] - singular_values.new_tensor(manifold.bounds)).abs()
         return float(torch.where(gaps > 1e-9, gaps, 1.0).min())
@@ -226,6 +233,8 @@ def test_a_tangent_leaves_the_manifold_only_to_second_order(
     radius = getattr(manifold, "radius", 1.0)
     t = 1e-4 * reach(manifold, point) / (1 + float(v.norm()))
     assert (manifold.residual(point + t * tangent) <= 1e-7).all()
+    if manifold == Isospectral():  # every matrix is on a manifold of its own
+        return
     moved = manifold.residual(point + t * normal).norm() * radius
     assert moved >= 0.3 * t * normal.norm() - 1e-7 * radius
 
@@ -242,7 +251,10 @@ def test_the_error_of_a_retraction_has_slope_two(manifold: Manifold, x: Tensor, 
     errors = [(manifold.retract(point, t * tangent) - point - t * tangent).norm() for t in steps]
     if errors[-1] > 1e-9 * radius:  # else flat to rounding: a single point, or a straight space
         slope = torch.log2(errors[0] / errors[-1]) / 3
-        assert_close(slope, torch.tensor(2.0, dtype=x.dtype), atol=0.02, rtol=0)
+        if isinstance(manifold, Region):  # more where a value that starts inwards turns around
+            assert slope > 1.98
+        else:
+            assert_close(slope, torch.tensor(2.0, dtype=x.dtype), atol=0.02, rtol=0)
     assert errors[0] <= steps[0] ** 2 * tangent.norm() ** 2 / radius + 1e-12 * radius
 
 
