@@ -75,7 +75,7 @@ class PowerOfSize:
 
 def _average_size(size: Tensor, x: Tensor, seen: Tensor, *, beta: float, unbiased: bool) -> Tensor:
     """The average of the mean square of x, a sample further: (...)."""
-    new = x.flatten(seen.ndim).square().mean(-1)
+    new = second_moment.entries(x, seen).square().mean(-1)
     return second_moment.average_moment(size, new, seen, beta=beta, unbiased=unbiased)
 
 

@@ -81,7 +81,8 @@ def fit(metric: Kronecker, shape: Shape) -> Fitted:
 
     Raises ValueError if modes are declared for another number of dims.
     """
-    merged, left, right = _merged(tuple(shape))
+    given = isinstance(metric.modes, tuple)
+    merged, names, groups = _merged(tuple(shape), merge=not given)
     ndim = len(merged)
     modes = metric.modes if isinstance(metric.modes, tuple) else (metric.modes,) * ndim
     if len(modes) != ndim:
@@ -89,44 +90,47 @@ def fit(metric: Kronecker, shape: Shape) -> Fitted:
             f"{metric} declares {len(modes)} modes for a weight of {ndim} dims {merged}: "
             "give one for each dim, or a single one for all"
         )
-    counts = _blocks(metric, merged, modes)
+    taps = tuple(prod(shape[names.index(n)] for n in group[1:]) for group in groups)
+    counts = _blocks(metric, merged, modes, taps)
     sizes = tuple(size // count for size, count in zip(merged, counts, strict=True))
     modes = _estimable(metric, sizes, modes)
     if prod(counts) == 1 and merged == tuple(shape):
         return Fitted(metric, None, merged, modes)
-    return Fitted(metric, _view(left, right, counts, sizes), (*counts, *sizes), modes)
+    return Fitted(metric, _view(names, groups, counts, sizes), (*counts, *sizes), modes)
 
 
-def _merged(shape: tuple[int, ...]) -> tuple[tuple[int, ...], list[str], list[list[str]]]:
-    """Shape with the dims of a convolution's taps in fan_in, and ones left out; with axis names."""
+def _merged(
+    shape: tuple[int, ...], merge: bool
+) -> tuple[tuple[int, ...], list[str], list[list[str]]]:
+    """Sizes, names of all axes, and for each dim the axes in it: taps join fan_in, ones go."""
     names = [f"d{i}" for i in range(len(shape))]
-    groups: list[list[str]] = [[name] for name, size in zip(names, shape, strict=True) if size > 1]
-    if not groups:
-        groups = [[names[0]]] if names else []
-    if len(shape) > 3 and len(groups) > 2:  # out, in, taps: a convolution
+    groups = [[n] for n, size in zip(names, shape, strict=True) if size > 1 or not merge]
+    groups = groups or [names[:1]]
+    if merge and len(shape) > 3 and len(groups) > 2:  # out, in, taps: a convolution
         groups = [groups[0], [name for group in groups[1:] for name in group]]
     size_of = dict(zip(names, shape, strict=True))
     return tuple(prod(size_of[n] for n in group) for group in groups), names, groups
 
 
-def _blocks(metric: Kronecker, shape: tuple[int, ...], modes: tuple[Mode, ...]) -> tuple[int, ...]:
-    """Into how many blocks each dim is cut."""
-    dense = [isinstance(mode, Dense) for mode in modes]
+def _blocks(
+    metric: Kronecker,
+    shape: tuple[int, ...],
+    modes: tuple[Mode, ...],
+    taps: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Into how many blocks each dim is cut; one with taps in it by its taps or not at all."""
+    square = metric.square and len(shape) == 2 and all(isinstance(mode, Dense) for mode in modes)
     short = min(shape, default=1)
     counts = []
-    for size, is_dense in zip(shape, dense, strict=True):
-        times = size // short
-        squares = metric.square and len(shape) == 2 and all(dense) and size % short == 0
-        count = times if squares and 1 < times <= FEW_BLOCKS and short > 1 else 1
-        while is_dense and size // count > metric.max_dim and _next_divisor(size, count):
-            count = _next_divisor(size, count)
-        counts.append(count if size // count <= metric.max_dim else 1)
+    for size, mode, tap in zip(shape, modes, taps, strict=True):
+        ways = [
+            n for n in range(1, FEW_BLOCKS + 2) if size % n == 0 and (tap == 1 or n in (1, tap))
+        ]
+        fitting = [n for n in ways if size // n <= metric.max_dim]
+        squares = [n for n in fitting if square and size == n * short and short > 1]
+        wanted = squares or fitting
+        counts.append(wanted[0] if isinstance(mode, Dense) and wanted else 1)
     return tuple(counts)
-
-
-def _next_divisor(size: int, count: int) -> int:
-    """The smallest divisor above count that leaves blocks of 64 or more; 0 if there is none."""
-    return next((c for c in range(count + 1, size // 64 + 1) if size % c == 0), 0)
 
 
 def _estimable(
@@ -134,19 +138,21 @@ def _estimable(
 ) -> tuple[Mode, ...]:
     """Dense modes that are too wide, or that the fit cannot tell from so few samples: diagonal.
 
-    Two dense factors of a matrix exist from N > m/n + n/m gradients on, N the memory's samples.
+    Two dense factors of a matrix exist from N > m/n + n/m samples on: those of the memory, times
+    the sizes of flat dims.     Source: Drton, Kuriki, Hoff 2021, arXiv:2005.13483.
     """
     modes = tuple(
         DiagonalMode() if isinstance(mode, Dense) and size > metric.max_dim else mode
         for mode, size in zip(modes, shape, strict=True)
     )
-    entries = prod(shape)
-    for i in sorted(range(len(shape)), key=lambda i: -shape[i]):
-        others = entries // shape[i]
-        needed = shape[i] / others + others / shape[i]
-        scarce = metric.fit.coupled and ROOM * needed > metric.memory.samples
-        dense = sum(isinstance(mode, Dense) for mode in modes)
-        if scarce and dense > 1 and shape[i] > others and isinstance(modes[i], Dense):
+    flat = prod(s for s, mode in zip(shape, modes, strict=True) if isinstance(mode, Flat))
+    samples = metric.memory.samples * flat
+    curved = (i for i, mode in enumerate(modes) if not isinstance(mode, Flat))
+    for i in sorted(curved, key=lambda i: -shape[i]):
+        others = prod(shape) // (shape[i] * flat)
+        scarce = ROOM * (shape[i] / others + others / shape[i]) > samples
+        two = sum(isinstance(mode, Dense) for mode in modes) > 1 and isinstance(modes[i], Dense)
+        if metric.fit.coupled and scarce and two and shape[i] > others:
             modes = (*modes[:i], DiagonalMode(), *modes[i + 1 :])
     return modes
 
@@ -155,26 +161,20 @@ def _view(
     names: list[str], groups: list[list[str]], counts: tuple[int, ...], sizes: tuple[int, ...]
 ) -> Blocks:
     """The einops view from a weight to (counts..., sizes...)."""
-    pattern_sizes: list[tuple[str, int]] = []
-    left = {name: name for name in names}
-    tail = []
-    for i, group in enumerate(groups):
-        if counts[i] == 1:
-            tail.append(f"({' '.join(group)})" if len(group) > 1 else group[0])
-            continue
-        (name,) = group if len(group) == 1 else (None,)
-        if name is None:  # a merged dim is cut along its first axis
-            raise ValueError("a merged dim cannot be cut into blocks")
-        left[name] = f"(b{i} {name})"
-        pattern_sizes.append((f"b{i}", counts[i]))
-        tail.append(name)
-    heads = [f"b{i}" if counts[i] > 1 else "1" for i in range(len(groups))]
-    used = {name for group in groups for name in group}
-    ones = [name for name in names if name not in used]
-    left_text = " ".join("1" if name in ones else left[name] for name in names)
-    return Blocks(
-        L2(len(groups)), f"{left_text} -> {' '.join(heads)} {' '.join(tail)}", tuple(pattern_sizes)
-    )
+    left = {name: "1" for name in names}
+    heads, tails, known = [], [], []
+    for i, (group, count) in enumerate(zip(groups, counts, strict=True)):
+        left |= {name: name for name in group}
+        head, tail = "1", group
+        if count > 1 and len(group) > 1:  # one block a tap
+            head, tail = f"({' '.join(group[1:])})", group[:1]
+        elif count > 1:
+            head, left[group[0]] = f"b{i}", f"(b{i} {group[0]})"
+            known.append((head, count))
+        heads.append(head)
+        tails.append(f"({' '.join(tail)})" if len(tail) > 1 else tail[0])
+    pattern = f"{' '.join(left[name] for name in names)} -> {' '.join(heads + tails)}"
+    return Blocks(L2(len(groups)), pattern, tuple(known))
 
 
 @describe.register

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor
 
 from modula.duality.coordinates import Coordinates, coordinates
-from modula.duality.general import steepest_tangent
+from modula.duality.general import steepest_in_region, steepest_tangent
 from modula.duality.hyperplane import ROUNDS, cost_of_rounds, is_hyperplane, steepest
 from modula.duality.potential import Sharp, Unit, Within
 from modula.duality.program import Line, line
@@ -20,6 +20,7 @@ from modula.kernels.op import Op, Shape
 from modula.kernels.whiten import whiten
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.region import Region
 from modula.norms.base import Norm
 from modula.norms.coordinates import InCoordinates
 from modula.norms.metric import Diagonal, First, Metric
@@ -172,11 +173,13 @@ def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
     found = coordinates(metric, shape, whole=False)
     composer = _Composer(found, metric, shape)
     op = _solver_op(setting.norm, setting.manifold, found)
+    whole = isinstance(setting.manifold, Region)  # in a cone, the normal part of the query matters
+    tangent, read = ((), "query") if whole else ((tangent_line(setting.manifold, shape),), "tangent")
     return Derived(
         (
             *composer.observing(found.before),
-            tangent_line(setting.manifold, shape),
-            line("direction", op, "weight", "tangent", *found.reads),
+            *tangent,
+            line("direction", op, "weight", read, *found.reads),
             *composer.observing(found.after),
         ),
         after=(line("weight", retract_op(setting.manifold), "weight"),),
@@ -188,6 +191,8 @@ def _solver_op(norm: Norm, manifold: Manifold, found: Coordinates) -> Op:
     def solve(weight: Tensor, tangent: Tensor, *tensors: Tensor) -> Tensor:
         """argmax <tangent, A> over norm(C A) <= 1, A tangent at weight."""
         measured = InCoordinates(norm, found.known(tensors))
+        if isinstance(manifold, Region):
+            return steepest_in_region(measured, manifold, weight, tangent)
         if is_hyperplane(norm, manifold):
             return steepest(measured, manifold, weight, tangent)
         return steepest_tangent(measured, manifold, weight, tangent)

@@ -21,7 +21,12 @@ def tally_plain(seen: Tensor, gradient: Tensor) -> Tensor:
 
     seen: (...), gradient: (..., *weight)
     """
-    return seen + (gradient != 0).flatten(seen.ndim).any(-1)
+    return seen + entries(gradient != 0, seen).any(-1)
+
+
+def entries(x: Tensor, counted: Tensor) -> Tensor:
+    """x: (*counted.shape, *weight) with the weight's dims as one."""
+    return x.reshape(*counted.shape, -1)
 
 
 def unfold(x: Tensor, dim: int, ndim: int) -> Tensor:
@@ -66,7 +71,7 @@ def average_moment(
     """
     if beta == 1:
         return factor + new
-    is_sample = (new != 0).flatten(seen.ndim).any(-1)
+    is_sample = entries(new != 0, seen).any(-1)
     weight = torch.where(is_sample, step_weight(seen, beta, unbiased), 0.0)
     return factor + weight[(..., *(None,) * (new.ndim - seen.ndim))] * (new - factor)
 
@@ -134,7 +139,7 @@ def first_scale_plain(
     What a single gradient says of a coupled fit has the inverse of the right spectrum; averages
     that begin with the identity learn it step by step.  Later the factor stays as it is.
     """
-    rms = gradient.flatten(seen.ndim).square().mean(-1).sqrt()
+    rms = entries(gradient, seen).square().mean(-1).sqrt()
     size = torch.where(rms > 0, rms, 1.0)[..., None] ** power
     first = (seen == 1)[..., None]
     if not dense:
