@@ -169,16 +169,24 @@ def _project_op(norm: Norm, radius: float) -> Op:
 @derives(Norm, Manifold, Metric)
 def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
     """The steepest unit tangent of a norm in the metric's coordinates, by the general solver."""
+    return _constrained(setting, shape, (tangent_line(setting.manifold, shape),), "tangent")
+
+
+@derives(Norm, Region, Metric)
+def sandwich_in_region(setting: Setting, shape: Shape) -> Derived:
+    """The same along the boundary of a region, where the normal part of the query matters too."""
+    return _constrained(setting, shape, (), "query")
+
+
+def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: str) -> Derived:
     metric = cast(Metric, setting.metric)
     found = coordinates(metric, shape, whole=False)
     composer = _Composer(found, metric, shape)
     op = _solver_op(setting.norm, setting.manifold, found)
-    whole = isinstance(setting.manifold, Region)  # in a cone, the normal part of the query matters
-    tangent, read = ((), "query") if whole else ((tangent_line(setting.manifold, shape),), "tangent")
     return Derived(
         (
             *composer.observing(found.before),
-            *tangent,
+            *first,
             line("direction", op, "weight", read, *found.reads),
             *composer.observing(found.after),
         ),
@@ -188,13 +196,13 @@ def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
 
 
 def _solver_op(norm: Norm, manifold: Manifold, found: Coordinates) -> Op:
-    def solve(weight: Tensor, tangent: Tensor, *tensors: Tensor) -> Tensor:
-        """argmax <tangent, A> over norm(C A) <= 1, A tangent at weight."""
+    def solve(weight: Tensor, gradient: Tensor, *tensors: Tensor) -> Tensor:
+        """argmax <gradient, A> over norm(C A) <= 1, A tangent at weight."""
         measured = InCoordinates(norm, found.known(tensors))
         if isinstance(manifold, Region):
-            return steepest_in_region(measured, manifold, weight, tangent)
+            return steepest_in_region(measured, manifold, weight, gradient)
         if is_hyperplane(norm, manifold):
-            return steepest(measured, manifold, weight, tangent)
-        return steepest_tangent(measured, manifold, weight, tangent)
+            return steepest(measured, manifold, weight, gradient)
+        return steepest_tangent(measured, manifold, weight, gradient)
 
     return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(ROUNDS))

@@ -19,7 +19,6 @@ from modula.manifolds import (
     Euclidean,
     Isospectral,
     Manifold,
-    NormBall,
     Oblique,
     SpectralBall,
     Sphere,
@@ -43,7 +42,6 @@ MANIFOLDS: tuple[Manifold, ...] = (
     Oblique("columns"),
     Stiefel(),
     SpectralBall(5.0),  # of which a Gaussian matrix is partly inside, partly outside
-    NormBall(Max(ndim=2)),
     Isospectral(),
 )
 EXACT = 1e-5

@@ -12,6 +12,7 @@ from modula.duality.plan import Declaration, plan_of
 from modula.duality.rules import rule_name
 from modula.manifolds import Manifold, NormBall, SpectralBall, SpectralBand, Stiefel
 from modula.norms import L1, L2, RMS, Frobenius, FromDual, Max, Norm, Nuclear, RMSToRMS, Rows
+from modula.norms.metric import Diagonal, Memory
 from strategies import seeds
 
 REGIONS: list[Manifold] = [
@@ -64,6 +65,28 @@ def test_euclidean_lengths_have_a_closed_form(region: Manifold, seed: int) -> No
     assert proof.norm == pytest.approx(1.0) or torch.equal(d, torch.zeros_like(d))  # no way out
     assert abs(proof.gap) < 1e-6
     assert rule_name(Setting(L2(2), region)) == "riemannian_gradient"
+
+
+def test_under_a_metric_the_step_stays_too() -> None:
+    """The sandwich in a cone: the norm of the coordinates is one, and no step leaves the ball."""
+    torch.manual_seed(0)
+    layer, region = nn.Linear(4, 5, bias=False, dtype=torch.float64), SpectralBall(0.5)
+    setting = Setting(RMSToRMS(), region, Diagonal(Memory(0.9)))
+    declaration = {"weight": Declaration(setting)}
+    optimizer = modula.SteepestDescent(layer, 0.05, groups=[modula.Group(declaration)])
+    assert optimizer.plan["weight"].rule == "sandwich_in_region"
+    target = torch.randn(5, 4, dtype=torch.float64)
+    losses = []
+    for step in range(30):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 30)
+        loss = (layer.weight - target).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        assert float(region.residual(layer.weight.detach())) < 1e-12
+    best = float((region.project(target) - target).square().sum())
+    assert best <= losses[-1] < best + 0.1 * (losses[0] - best)
 
 
 def test_at_the_boundary_by_hand() -> None:
