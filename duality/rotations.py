@@ -27,7 +27,16 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
 
     Every so many steps the rotation is merged: W0 <- W, X <- 0, what `inner` remembers is
     forgotten, since it was about other coordinates, and the permutations are drawn afresh.
+    Between merges W is made from W0 and X: what is written into it from outside is undone.
+
+    Raises ValueError if `inner` asks for more than the gradient: only that is known in coordinates.
     """
+    if inner.statistics or inner.draw:
+        asked = ", ".join(inner.statistics) or "a draw"
+        raise ValueError(
+            f"rotations follow gradients alone, and this metric reads {asked}: choose one of "
+            f"gradients, such as Diagonal()"
+        )
     coordinates = chart_shape(rotations, shape)
     slots = {NAMES.get(n, n): _sized(inner, n, coordinates) for n in ("weight", *inner.state)}
     order = Slot((coordinates[0] * coordinates[1],))
@@ -39,7 +48,7 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
     )
     return Program(
         proposal=(
-            *(replace(each, every=rotations.every) for each in merge),
+            *(replace(each, every=rotations.every, early=False) for each in merge),
             line("chart_gradient", pull_back, "gradient", "base", "order", "chart"),
             *_inside(inner.proposal, coordinates),
         ),

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import modula
-from modula.duality import Average, Setting, certify, derive
+from modula.duality import Average, Setting, Sharp, certify, derive
 from modula.duality.plan import Declaration, program_of
 from modula.manifolds import Cayley, CayleyNeumann, Isospectral, Rotations
 from modula.norms import L2, Max, RMSToRMS, Spectral
+from modula.norms.metric import Diagonal, Memory
 from modula.optimizer import Group, SteepestDescent
 
 EVERY, STEPS, LR = 4, 11, 0.05
@@ -156,6 +157,13 @@ def test_two_weights_in_a_batch_go_their_own_ways() -> None:
         alone.load_state_dict({"weight": start})
         descend(alone, modula.recipes.poet(alone, LR, every=1000), range(1, 4))
         assert_close(layer.weight, alone.weight)
+
+
+def test_a_metric_that_reads_more_than_gradients_is_refused() -> None:
+    metric = Diagonal(Memory(0.9), statistic="sampled_gradient")
+    setting = Setting(L2(3), Isospectral(rotations=Rotations(3)), metric, Sharp())
+    with pytest.raises(ValueError, match="gradients alone, and this metric reads sampled_grad"):
+        program_of(Declaration(setting), (7, 5))
 
 
 def test_the_program_reads_as_the_algorithm() -> None:
