@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from modula.algebra import Module
 from modula.declare import geometries_of
 from modula.manifolds.product import Product
 from modula.norms.modular import Composition, MaxOf
+from modula.optimizer import budgets_of
 
 
 def product_manifold(model: nn.Module) -> Product:
@@ -36,13 +36,8 @@ def modular_norm(model: nn.Module) -> Composition:
 
     Source: Large et al. 2024, arXiv:2405.14813.
     """
-    budgets = model.budgets() if isinstance(model, Module) else {}
-    still = [name for name, budget in budgets.items() if budget == 0]
+    budgets, known = budgets_of(model), geometries_of(model)
+    still = [name for name in known if budgets.get(name, 1.0) == 0]
     if still:
-        raise ValueError(f"{', '.join(still)} has mass 0: give it a mass, or freeze it and leave")
-    return MaxOf(
-        {
-            n: (geometry.norm, 1 / budgets.get(n, 1.0))
-            for n, geometry in geometries_of(model).items()
-        }
-    )
+        raise ValueError(f"{', '.join(still)} has mass 0: give it a mass, or freeze it")
+    return MaxOf({name: (each.norm, 1 / budgets.get(name, 1.0)) for name, each in known.items()})

@@ -98,4 +98,5 @@ def test_a_weight_of_mass_zero_has_no_step_of_finite_norm() -> None:
     net.parts[0].weigh_(0.0)  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"0\.weight has mass 0"):
         modula.modular_norm(net)
-    assert RMSToRMS() == modula.geometries(net)["0.weight"].norm
+    net.parts[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+    assert modula.modular_norm(net).norms == {"1.weight": RMSToRMS()}
