@@ -57,7 +57,8 @@ def main(layers: int = 12, steps: int = 24) -> None:
             for weight in weights:
                 weight.grad = None
     console = Console(width=110, record=True)
-    console.print(f"{date.today()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {cpu()}")
+    threads = torch.get_num_threads()
+    console.print(f"{date.today()}, torch {torch.__version__}, {threads} threads, {cpu()}")
     table = Table(
         "recipe", "seconds a step", "times Muon", "slowest / median", "FLOPs a step",
         "in d^3 a 768-block", "nominal", "state bytes a weight entry",

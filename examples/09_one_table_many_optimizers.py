@@ -39,7 +39,8 @@ def descend(name: str, lr: float, start: Tensor, data: Tensor, batch: int, steps
 def main(steps: int = 100) -> None:
     """Draw nine paths, and what two quadratics of equal curvatures make of three optimizers."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
-    x, y = torch.meshgrid(torch.linspace(-1.2, 3.3, 90), torch.linspace(-0.8, 2.3, 90), indexing="xy")
+    x, y = torch.linspace(-1.2, 3.3, 90).expand(90, 90), torch.linspace(-0.8, 2.3, 90)[:, None]
+    x, y = torch.broadcast_tensors(x, y)
     height = (torch.stack([x, y], -1) @ SLOPE).norm(dim=-1)
     axes[0].contour(x, y, height, 14, colors="0.85", linewidths=0.8)
     for name, lr in RATES.items():
