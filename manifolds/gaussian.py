@@ -138,4 +138,3 @@ class DiagonalGaussian(ExponentialFamily):
 def _check_size(family: ExponentialFamily, n: int) -> None:
     if n < 1:
         raise ValueError(f"{type(family).__name__} needs vectors of 1 entry or more, got n={n}")
-
