@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from modula.duality.program import COUNTERS, Line, Live, Program
+from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
 CACHE_ENTRIES = 1 << 18
+
+Rows = tuple[int, ...]
+Statistics = Mapping[str, Tensor]
 
 
 class Batch:
@@ -19,39 +23,52 @@ class Batch:
 
     State is one contiguous buffer a name; each weight sees its part as a view, so nothing is
     stacked or copied between steps.  Programs that mix entries run on the stack (batch, *shape).
+
+    A line runs on the weights that have a gradient, whose turn it is, and for which all that it
+    reads is there; `_rows` remembers for which weights each name was computed in this step.
     """
 
-    def __init__(self, programs: Sequence[Program], weights: Sequence[Tensor]) -> None:
+    def __init__(
+        self, programs: Sequence[Program], weights: Sequence[Tensor], turns: Sequence[float] = ()
+    ) -> None:
         self.program = programs[0].signature
         self.weights = list(weights)
         self.scales = [_scales(program) for program in programs]
         self.state = {name: self._new_state(name) for name in self.program.state}
+        self.turns = list(turns) or [0.0] * len(self.weights)
         self._env: dict[str, list[Tensor] | Tensor] = {}
-        self._chosen: list[int] = []
+        self._rows: dict[str, Rows] = {}
+        self._chosen: Rows = ()
 
-    def _new_state(self, name: str) -> list[Tensor]:
+    def _new_state(self, name: str) -> Storage:
         if name in COUNTERS:
-            return [torch.zeros(()) for _ in self.weights]
-        first = self.weights[0]
-        buffer = torch.zeros(
-            sum(w.numel() for w in self.weights), dtype=state_dtype(first), device=first.device
-        )
-        parts = buffer.split([w.numel() for w in self.weights])
-        return [part.view(w.shape) for part, w in zip(parts, self.weights, strict=True)]
+            return Storage([torch.zeros(()) for _ in self.weights])
+        first, slot = self.weights[0], self.program.slot(name)
+        shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
+        return Storage.filled(slot, shapes, state_dtype(first), first.device)
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """Views of one weight's state, by name."""
-        return {name: views[index] for name, views in self.state.items()}
+        return {name: storage.views[index] for name, storage in self.state.items()}
 
-    def propose(self, gradients: Sequence[Tensor | None], live: Mapping[str, float]) -> None:
+    def propose(
+        self,
+        gradients: Sequence[Tensor | None],
+        live: Mapping[str, float],
+        statistics: Sequence[Statistics] = (),
+    ) -> None:
         """Advance the state and find the directions of all weights that have a gradient."""
-        self._chosen = [i for i, g in enumerate(gradients) if g is not None]
-        chosen = [g for g in gradients if g is not None]
+        self._chosen = tuple(i for i, g in enumerate(gradients) if g is not None)
         dtype = state_dtype(self.weights[0])
-        self._env = {"gradient": [g if g.dtype is dtype else g.to(dtype) for g in chosen]}
+        self._env = {"gradient": [g.to(dtype) for g in gradients if g is not None]}
         self._env["weight"] = [self.weights[i] for i in self._chosen]
-        for name, views in self.state.items():
-            self._env[name] = [views[i] for i in self._chosen]
+        self._rows = {}
+        for name in self.program.statistics:
+            rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
+            self._rows[name] = rows
+            self._env[name] = [statistics[i][name].to(dtype) for i in rows]
+        for name, storage in self.state.items():
+            self._env[name] = [storage.views[i] for i in self._chosen]
         if self._chosen:
             self._run(self.program.proposal, 0, live)
 
@@ -70,7 +87,7 @@ class Batch:
         self._env["lr"] = lr
         if self._chosen:
             self._run(self.program.update, len(self.program.proposal), live)
-        self._env = {}
+        self._env, self._rows = {}, {}
 
     def _scale_of_step(self, index: int) -> float:
         names = [each.op.name for each in self.program.lines]
@@ -78,41 +95,74 @@ class Batch:
 
     def _run(self, lines: Sequence[Line], first: int, live: Mapping[str, float]) -> None:
         for position, each in enumerate(lines, first):
+            rows = self._rows_of(each)
+            if not rows:
+                if each.result not in self.state:
+                    self._env[each.result], self._rows[each.result] = [], rows
+                continue
             options = {name: _value(value, live) for name, value in each.options}
             if position in self.scales[0]:
-                options["scale"] = [self.scales[i][position] for i in self._chosen]
+                options["scale"] = [self.scales[i][position] for i in rows]
             if each.op.foreach is None:
-                result = each.op(*(self._stacked(name) for name in each.reads), **options)
-                self._keep(each.result, result)
+                result = each.op(*(self._stacked(name, rows) for name in each.reads), **options)
+                self._keep(each.result, result, rows)
             else:
-                reads = (self._listed(name) for name in each.reads)
-                self._env[each.result] = each.op.foreach(*reads, **options)
+                reads = (self._listed(name, rows) for name in each.reads)
+                self._keep_listed(each, each.op.foreach(*reads, **options), rows)
 
-    def _keep(self, name: str, result: Tensor) -> None:
-        """Store a stacked result; weights are written in place."""
+    def _rows_of(self, each: Line) -> Rows:
+        """The weights that a line runs on."""
+        rows = self._chosen
+        for name in each.reads:
+            have = self._rows.get(name)
+            rows = rows if have is None else tuple(i for i in rows if i in have)
+        if each.every == 1:
+            return rows
+        steps = self.state["step"].views
+        offsets = [int(turn * each.every) for turn in self.turns]
+        return tuple(i for i in rows if each.is_due(int(steps[i]), offsets[i]))
+
+    def _keep(self, name: str, result: Tensor, rows: Rows) -> None:
+        """Store a stacked result; weights and state are written in place."""
         if name == "weight":
-            torch._foreach_copy_(self._listed("weight"), list(result.unbind(0)))
+            torch._foreach_copy_([self.weights[i] for i in rows], list(result.unbind(0)))
+        elif name in self.state:
+            self.state[name].write_(rows, result)
         else:
-            self._env[name] = result
+            self._env[name], self._rows[name] = result, rows
 
-    def _listed(self, name: str) -> Any:
-        value = self._env[name]
-        return list(value.unbind(0)) if isinstance(value, Tensor) and value.ndim else value
+    def _keep_listed(self, each: Line, results: list[Tensor], rows: Rows) -> None:
+        if each.op.writes_first and (each.result == "weight" or each.result in self.state):
+            return  # the op has written where they are kept
+        if each.result in self.state:
+            self.state[each.result].write_(rows, results)
+        else:
+            self._env[each.result], self._rows[each.result] = results, rows
 
-    def _stacked(self, name: str) -> Tensor:
+    def _listed(self, name: str, rows: Rows | None = None) -> Any:
         value = self._env[name]
+        if isinstance(value, Tensor) and not value.ndim:
+            return value  # lr
+        parts = list(value.unbind(0)) if isinstance(value, Tensor) else value
+        return parts if rows is None else self._part(name, parts, rows)
+
+    def _stacked(self, name: str, rows: Rows) -> Tensor:
+        value = self._env[name]
+        if name in self.state:
+            return self.state[name].stacked(rows)
         if isinstance(value, Tensor):
-            return value
-        whole = len(value) == len(self.weights) and name in self.state
-        if len(value) == 1:
-            return value[0].unsqueeze(0)
-        return _contiguous_stack(value) if whole else torch.stack(value)
+            have = self._rows.get(name, self._chosen)
+            return value if have == rows or not value.ndim else value[_places(rows, have)]
+        parts = self._part(name, value, rows)
+        return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+
+    def _part(self, name: str, parts: list[Tensor], rows: Rows) -> list[Tensor]:
+        have = self._rows.get(name, self._chosen)
+        return parts if have == rows else [parts[i] for i in _places(rows, have)]
 
 
-def _contiguous_stack(views: Sequence[Tensor]) -> Tensor:
-    """The buffer that neighbouring views of one shape were cut from, as (batch, *shape)."""
-    first = views[0]
-    return first.as_strided((len(views), *first.shape), (first.numel(), *first.stride()))
+def _places(rows: Rows, have: Rows) -> list[int]:
+    return [have.index(i) for i in rows]
 
 
 def _scales(program: Program) -> dict[int, float]:
@@ -142,10 +192,20 @@ def batches(
             sizes[key] = sizes.get(key, 0) + weight.numel()
             key = (*key, sizes[key] // CACHE_ENTRIES)
         groups.setdefault(key, []).append(i)
+    turns = _turns(programs)
     return [
-        (Batch([programs[i] for i in group], [weights[i] for i in group]), group)
-        for group in groups.values()
+        (
+            Batch([programs[i] for i in g], [weights[i] for i in g], [turns[i] for i in g]),
+            g,
+        )
+        for g in groups.values()
     ]
+
+
+def _turns(programs: Sequence[Program]) -> list[float]:
+    """Spread what is not done in every step: for each weight, its share of the cycle, in [0, 1)."""
+    waits = [any(each.every > 1 for each in program.lines) for program in programs]
+    return [sum(waits[:i]) / max(1, sum(waits)) for i in range(len(programs))]
 
 
 def _group(program: Program, weight: Tensor) -> tuple[Any, ...]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from modula.norms.base import Norm
+
 
 class Potential(ABC):
     """The convex function whose conjugate's gradient turns a momentum into an update."""
@@ -41,3 +43,18 @@ class Clip(Potential):
     def length(self, dual_norm: Tensor) -> Tensor:
         """s for a dual norm N >= 0, a 0-d tensor."""
         return dual_norm.clamp(max=self.rho)
+
+
+@dataclass(frozen=True)
+class Within(Potential):
+    """Sharp, projected on the ball {norm <= radius}: Sophia, trust regions.
+
+    Source: Liu et al. 2023, arXiv:2305.14342, for the largest entry.
+    """
+
+    norm: Norm
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"Within(norm, radius) needs a positive radius; got {self.radius}")

@@ -11,7 +11,40 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape
 
 INPUTS = ("weight", "gradient", "lr")
-COUNTERS = ("step",)  # state that is one number a weight, not one an entry
+COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
+# What a network's data says about a weight besides its gradient; modula.statistics collects it.
+STATISTICS = (
+    "input_moment",
+    "output_moment",
+    "layer_inputs",
+    "output_gradients",
+    "sampled_gradient",
+    "microbatch_gradients",
+    "noise",
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one name of a weight's state holds before the first step.
+
+    shape     of the tensor; None for the weight's own
+    fill      of every entry
+    diagonal  of the entries on the diagonal of each square matrix, where it differs
+    """
+
+    shape: Shape | None = None
+    fill: float = 0.0
+    diagonal: float | None = None
+
+    def fill_(self, x: Tensor) -> None:
+        """Write the first value into x."""
+        x.fill_(self.fill)
+        if self.diagonal is not None:
+            x.diagonal(dim1=-2, dim2=-1).fill_(self.diagonal)
+
+
+Slots = tuple[tuple[str, Slot], ...]
 
 
 @dataclass(frozen=True)
@@ -27,6 +60,10 @@ class Line:
     """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
 
     shape  of what the op works on, for its cost; None where it is the weight's own
+    every  steps from one run to the next, after the first step, which always runs; the result is
+           state, and the weights of a network take turns
+
+    A line that reads a statistic which was not collected for this step is left out likewise.
     """
 
     result: str
@@ -34,6 +71,7 @@ class Line:
     reads: tuple[str, ...]
     options: tuple[tuple[str, Any], ...] = ()
     shape: tuple[int, ...] | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.op.writes_first and self.result != self.reads[0]:
@@ -55,7 +93,12 @@ class Line:
 
     def __str__(self) -> str:
         options = (f"{k}={_short(v)}" for k, v in self.values().items())
-        return f"{self.result} = {self.op.name}({', '.join((*self.reads, *options))})"
+        text = f"{self.result} = {self.op.name}({', '.join((*self.reads, *options))})"
+        return text if self.every == 1 else f"{text}    every {self.every} steps"
+
+    def is_due(self, step: int, offset: int = 0) -> bool:
+        """Whether the line runs in this step, counted from 1, of a weight with this turn."""
+        return self.every == 1 or step == 1 or (step + offset) % self.every == 0
 
 
 def _short(value: Any) -> str:
@@ -75,12 +118,20 @@ class Program:
     update    lines from the direction to the new weight
     direction name of the tensor that the step follows, out of `proposal`
     query     name of the tensor that the direction is dual to
+    slots     what state holds at first, where that is not a weight-shaped zero
     """
 
     proposal: tuple[Line, ...]
     update: tuple[Line, ...]
     direction: str = "direction"
     query: str = "gradient"
+    slots: Slots = ()
+
+    def __post_init__(self) -> None:
+        unknown = [each.result for each in self.lines if each.every > 1]
+        unknown = [name for name in unknown if name not in self.state]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is not always computed and nothing keeps its value")
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -90,12 +141,21 @@ class Program:
     @property
     def state(self) -> tuple[str, ...]:
         """Names that outlive a step: those read before they are written."""
-        written: set[str] = set(INPUTS)
-        names: dict[str, None] = {}
+        written = {*INPUTS, *STATISTICS}
+        names: dict[str, None] = dict.fromkeys(name for name, _ in self.slots)
         for each in self.lines:
             names.update((read, None) for read in each.reads if read not in written)
             written.add(each.result)
         return tuple(names)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names that have to be collected from the network."""
+        return tuple(dict.fromkeys(r for each in self.lines for r in each.reads if r in STATISTICS))
+
+    def slot(self, name: str) -> Slot:
+        """What a name of the state holds at first."""
+        return dict(self.slots).get(name, Slot())
 
     @property
     def live(self) -> dict[str, float]:
@@ -115,21 +175,30 @@ class Program:
     @property
     def is_elementwise(self) -> bool:
         """Whether entries never mix, so that weights of any shape share a batch."""
-        return all(each.op.locality is Locality.ELEMENTWISE for each in self.lines)
+        local = all(each.op.locality is Locality.ELEMENTWISE for each in self.lines)
+        return local and not self.slots and not self.statistics
 
     def cost(self, shape: Shape, itemsize: int) -> Cost:
-        """Work of one step on one weight."""
-        return sum((each.op.cost(shape, itemsize, **each.values()) for each in self.lines), Cost())
+        """Work of one step on one weight, averaged over the steps that a line is left out."""
+        return sum((_share(each, shape, itemsize) for each in self.lines), Cost())
 
     def run(self, **tensors: Tensor) -> dict[str, Tensor]:
         """Every named tensor after one step, by the plain twins: the definition.
 
-        Takes weight, gradient, lr and each name in `state`; changes none of them.
+        Takes weight, gradient, lr, each name in `state`, and what statistics there are; changes
+        none of them.
         """
         for each in self.lines:
-            reads = (tensors[name] for name in each.reads)
-            tensors[each.result] = each.op.plain(*reads, **each.values())
+            known = all(name in tensors for name in each.reads)
+            if known and each.is_due(int(tensors.get("step", 0))):
+                reads = (tensors[name] for name in each.reads)
+                tensors[each.result] = each.op.plain(*reads, **each.values())
         return tensors
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.lines))
+
+
+def _share(each: Line, shape: Shape, itemsize: int) -> Cost:
+    cost = each.op.cost(each.shape or shape, itemsize, **each.values())
+    return Cost(cost.flops / each.every, cost.bytes / each.every)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modula.duality.momentum import Momentum, NoMomentum
 from modula.duality.potential import Potential, Unit
-from modula.duality.program import Line
+from modula.duality.program import Line, Slots
 from modula.kernels.op import Shape
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
@@ -38,12 +38,14 @@ class Derived:
     scale      makes its norm one under the declared norm
     after      lines that bring the stepped weight back to the manifold
     direction  name of the tensor followed
+    slots      what state holds at first, where that is not a weight-shaped zero
     """
 
     lines: tuple[Line, ...]
     scale: float = 1.0
     after: tuple[Line, ...] = ()
     direction: str = "direction"
+    slots: Slots = ()
 
 
 Key = tuple[type, type, type, type]

@@ -88,7 +88,7 @@ def test_weights_without_a_gradient_stay_and_the_others_move_alike() -> None:
         batch.update(torch.tensor(0.1, dtype=torch.float64), {})
     torch.testing.assert_close(left, alone)
     torch.testing.assert_close(right, before, rtol=0, atol=0)
-    torch.testing.assert_close(pair.state["momentum"][1], torch.zeros_like(right))
+    torch.testing.assert_close(pair.state["momentum"].views[1], torch.zeros_like(right))
 
 
 def test_programs_print_as_they_are_written() -> None:
@@ -119,7 +119,7 @@ def test_same_shape_and_program_share_a_batch_whatever_their_budget() -> None:
 def test_momenta_of_a_batch_are_one_buffer() -> None:
     program = program_of(Declaration(Setting(RMSToRMS(), momentum=Average())), (4, 3))
     batch = Batch([program] * 5, [torch.zeros(4, 3) for _ in range(5)])
-    first, *rest = batch.state["momentum"]
+    first, *rest = batch.state["momentum"].views
     assert all(r.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for r in rest)
 
 
@@ -130,6 +130,6 @@ def test_dual_norm_of_a_batch_is_the_norms_own(momentum: object) -> None:
     batch = Batch([program_of(declaration, SHAPE)] * 2, weights)
     gradients = [torch.randn(SHAPE, dtype=torch.float64) for _ in weights]
     batch.propose(gradients, {})
-    queries = gradients if isinstance(momentum, NoMomentum) else batch.state["momentum"]
+    queries = gradients if isinstance(momentum, NoMomentum) else batch.state["momentum"].views
     expected = 0.3 * sum(Rows(RMS()).dual(query) for query in queries)
     torch.testing.assert_close(batch.dual_norm(), expected, rtol=1e-12, atol=0)
