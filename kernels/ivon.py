@@ -77,37 +77,22 @@ def positive_average_foreach_(
 
 
 def posterior_direction_plain(
-    momentum: Tensor,
-    weight: Tensor,
-    hessian: Tensor,
-    step: Tensor,
-    *,
-    beta: float,
-    delta: float,
-    clip: float,
+    momentum: Tensor, weight: Tensor, hessian: Tensor, *, delta: float, clip: float
 ) -> Tensor:
-    """(m / (1 - beta^k) + delta w) / (h + delta), each entry no larger than clip.
+    """(m + delta w) / (h + delta), each entry no larger than clip.
 
-    m: average of gradients after k steps, started at zero; h: the new one, as the mean of the
-    Gaussian follows its new precision.
+    m: unbiased average of the gradients; h: the new one, as the mean of a Gaussian moves by its
+    new precision.
     """
-    gradient = momentum / (1 - beta ** float(step)) + delta * weight
+    gradient = momentum + delta * weight
     return (gradient / _above_zero(hessian + delta)).clamp(-clip, clip)
 
 
 def posterior_direction_foreach(
-    momenta: Tensors,
-    weights: Tensors,
-    hessians: Tensors,
-    steps: Tensors,
-    *,
-    beta: float,
-    delta: float,
-    clip: float,
+    momenta: Tensors, weights: Tensors, hessians: Tensors, *, delta: float, clip: float
 ) -> Tensors:
     """posterior_direction_plain over lists."""
-    found = list(torch._foreach_div(momenta, [1 - beta ** float(step) for step in steps]))
-    torch._foreach_add_(found, weights, alpha=delta)
+    found = list(torch._foreach_add(momenta, weights, alpha=delta))
     torch._foreach_div_(found, _shifted(hessians, delta))
     torch._foreach_clamp_max_(found, clip)
     torch._foreach_clamp_min_(found, -clip)

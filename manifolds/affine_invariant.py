@@ -26,8 +26,8 @@ class NormalCoordinates:
     constant: momentum, norms and clipping of X there are plain Euclidean operations.
 
     >>> chart = NormalCoordinates(torch.tensor([[2.0]]))
-    >>> chart.coordinates(torch.tensor([[4.0 * 2.718281828]]))
-    tensor([[1.0000]])
+    >>> chart.coordinates(torch.tensor([[2.0]]))
+    tensor([[-0.6931]])
 
     Source: Lin, Duruisseaux, Leok, Nielsen, Khan, Schmidt 2023, arXiv:2302.09738.
     """

@@ -21,8 +21,8 @@ class Beta(ExponentialFamily):
 
     No formula inverts the digamma: from_mean is Newton's method, to rounding.
 
-    >>> Beta().to_mean(torch.tensor([1.0, 1.0]))
-    tensor([-1., -1.])
+    >>> Beta().to_mean(torch.tensor([1.0, 0.5]))
+    tensor([-0.6137, -2.0000])
 
     Source: Minka 2000, Estimating a Dirichlet distribution, for Newton's method.
     """

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.kernels import ivon
+from modula.kernels import apply, ivon
 from modula.kernels.op import Locality, Op
 
 ESS, DELTA, BETA = 50.0, 1e-2, 0.9
@@ -28,7 +28,6 @@ def sigma(h: Tensor) -> Tensor:
     return 1 / (ESS * (h + DELTA)) ** 0.5
 
 
-STEPS = [torch.tensor(float(k)) for k in (1, 2, 9)]
 GAUSSIAN = {"ess": ESS, "delta": DELTA}
 # Each op, its arguments, its options, and its formula.
 CASES: dict[str, tuple[Op, list[list[Tensor]], dict[str, Any], Any]] = {
@@ -52,9 +51,9 @@ CASES: dict[str, tuple[Op, list[list[Tensor]], dict[str, Any], Any]] = {
     ),
     "posterior_direction": (
         ivon.posterior_direction,
-        [tensors(0), tensors(1), tensors(2, positive=True), STEPS],
-        {"beta": BETA, "delta": DELTA, "clip": 1.5},
-        lambda m, w, h, k: ((m / (1 - 0.9 ** k.item()) + DELTA * w) / (h + DELTA)).clamp(-1.5, 1.5),
+        [tensors(0), tensors(1), tensors(2, positive=True)],
+        {"delta": DELTA, "clip": 1.5},
+        lambda m, w, h: ((m + DELTA * w) / (h + DELTA)).clamp(-1.5, 1.5),
     ),
 }
 
@@ -130,12 +129,29 @@ def test_the_right_hessian_is_a_fixed_point() -> None:
 def test_nothing_over_nothing_is_nothing() -> None:
     """No prior and a flat loss: no NaN, no step."""
     zero = torch.zeros(3)
-    step = torch.tensor(1.0)
-    options = {"beta": 0.9, "delta": 0.0}
-    assert torch.equal(ivon.positive_average(zero, zero, **options), zero)
-    assert torch.equal(ivon.posterior_direction(zero, zero, zero, step, clip=1.0, **options), zero)
-    assert ivon.positive_average.foreach is not None
-    assert ivon.posterior_direction.foreach is not None
-    assert torch.equal(ivon.positive_average.foreach([0 * zero], [zero], **options)[0], zero)
-    found = ivon.posterior_direction.foreach([zero], [zero], [zero], [step], clip=1.0, **options)
-    assert torch.equal(found[0], zero)
+    averaged, direction = ivon.positive_average, ivon.posterior_direction
+    assert averaged.foreach is not None and direction.foreach is not None
+    for found in (
+        averaged(zero, zero, beta=0.9, delta=0.0),
+        averaged.foreach([0 * zero], [zero], beta=0.9, delta=0.0)[0],
+        direction(zero, zero, zero, delta=0.0, clip=1.0),
+        direction.foreach([zero], [zero], [zero], delta=0.0, clip=float("inf"))[0],
+    ):
+        assert torch.equal(found, zero)
+
+
+def test_the_ops_together_find_the_posterior_of_a_quadratic() -> None:
+    """Loss H (w - t)^2 / 2 of each example: h = H and mean H t / (H + delta), from samples."""
+    torch.manual_seed(0)
+    truth, target = torch.tensor([0.3, 2.0, 5.0]), torch.tensor([1.0, -2.0, 0.5])
+    mean, h, momentum, delta = torch.zeros(3), torch.ones(3), torch.zeros(3), 0.1
+    for k in range(3000):
+        noise = torch.randn(3)
+        gradient = truth * (ivon.perturb(mean, noise, h, ess=ESS, delta=delta) - target)
+        seen = ivon.stein_hessian(gradient, noise, h, ess=ESS, delta=delta)
+        h = ivon.positive_average(h, seen, beta=0.999, delta=delta)
+        momentum = apply.unbiased_average(momentum, gradient, torch.tensor(k + 1.0), beta=0.9)
+        direction = ivon.posterior_direction(momentum, mean, h, delta=delta, clip=1.0)
+        mean = apply.step(mean, direction, torch.tensor(0.1 * (1 - k / 3000)))
+    assert_close(h, truth, rtol=0.25, atol=0)
+    assert_close(mean, truth * target / (truth + delta), rtol=0.05, atol=0)
