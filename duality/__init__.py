@@ -2,6 +2,7 @@
 
 from modula.duality import (
     diagonal,
+    eigenbasis,
     general,
     hyperplane,
     kronecker,
@@ -31,7 +32,7 @@ from modula.duality.rules import Derived, NoRule, Setting, derive, derives
 # The rule files register themselves when imported.
 RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
 # So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, kronecker)
+METRIC_FILES = (diagonal, eigenbasis, kronecker)
 
 __all__ = [
     "METRIC_FILES",

@@ -13,6 +13,7 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
+from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.kronecker import KL, Flat, Kronecker, Sum, TraceScaled
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
@@ -66,6 +67,13 @@ def _(metric: Kronecker, weight_decay: float | None) -> str:
     root = "" if metric.power == 0.5 else ", root-free"
     fit = {Sum: "Shampoo", TraceScaled: "Shampoo squared", KL: "KL-Shampoo"}[type(metric.fit)]
     return ("one-sided Shampoo" if sides else fit) + root
+
+
+@_of_metric.register
+def _(metric: Eigenbasis, weight_decay: float | None) -> str:
+    if isinstance(metric.kronecker.fit, KL):
+        return "KL-SOAP"
+    return "EShampoo" if metric.kronecker.instant else "SOAP"
 
 
 def _innermost(norm: Norm) -> Norm:

@@ -139,10 +139,13 @@ class Program:
     draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = [each.result for each in self.lines if each.every > 1]
-        unknown = [name for name in unknown if name not in self.state]
-        if unknown:
-            raise ValueError(f"{unknown[0]} is not always computed and nothing keeps its value")
+        for each in self.lines:
+            readers = [other for other in self.lines if each.result in other.reads]
+            often = [other for other in readers if other.every < each.every]
+            if often and each.result not in self.state:
+                raise ValueError(
+                    f"{each.result} is not always computed and nothing keeps its value"
+                )
 
     @property
     def lines(self) -> tuple[Line, ...]:

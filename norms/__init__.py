@@ -5,6 +5,7 @@ if __name__ != "modula.norms":
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap
+from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.from_dual import FromDual
 from modula.norms.kronecker import (
     KL,
@@ -34,6 +35,7 @@ from modula.norms.vector import (
 )
 
 __all__ = [
+    "Eigenbasis",
     "Under",
     "Then",
     "Scalar",

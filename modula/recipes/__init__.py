@@ -15,6 +15,7 @@ from modula.recipes.constrained import (
     spectral_sphere,
     unit_condition,
 )
+from modula.recipes.eigenbasis import eshampoo, kl_soap, soap, soap_muon
 from modula.recipes.entrywise import adamw, lion, sgd, sign
 from modula.recipes.kronecker import kl_shampoo
 from modula.recipes.matrices import SCALES, muon, scion
@@ -42,6 +43,10 @@ RECIPES: Mapping[str, Recipe] = {
         spectral_sphere,
         poet,
         kl_shampoo,
+        soap,
+        kl_soap,
+        eshampoo,
+        soap_muon,
     )
 }
 
