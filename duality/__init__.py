@@ -4,8 +4,10 @@ from modula.duality import (
     diagonal,
     general,
     hyperplane,
+    inverse_free,
     kronecker,
     natural,
+    psgd,
     separable,
     tangent,
     transposed,
@@ -31,7 +33,7 @@ from modula.duality.rules import Derived, NoRule, Setting, derive, derives
 # The rule files register themselves when imported.
 RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
 # So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, kronecker)
+METRIC_FILES = (diagonal, kronecker, psgd, inverse_free)
 
 __all__ = [
     "METRIC_FILES",

@@ -1,0 +1,141 @@
+"""What metrics share that keep factors K_i of their inverse: S^-p = (K_1 K_1^T) x ... ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from modula.duality.coordinates import Applied, Coordinates, with_cost_of
+from modula.duality.kronecker import Fitted, InverseAlong
+from modula.duality.program import Line, Slot, line
+from modula.kernels import factors, second_moment
+from modula.kernels.op import Op
+from modula.norms.kronecker import Dense, Flat
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Names, shapes and lines for the factors `root_i` of a fitted metric.
+
+    whole  whether the direction is multiplied by K K^T, or the coordinates are C = K^-1
+    """
+
+    fitted: Fitted
+    whole: bool
+
+    @property
+    def estimated(self) -> tuple[int, ...]:
+        """The dims that have a factor."""
+        kinds = enumerate(self.fitted.modes)
+        return tuple(i for i, mode in kinds if not isinstance(mode, Flat))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.fitted.modes)
+
+    def dense(self, i: int) -> bool:
+        """Whether the factor of dim i is a matrix."""
+        return isinstance(self.fitted.modes[i], Dense)
+
+    def dim(self, i: int) -> int:
+        """Dim i, counted from the last."""
+        return i - self.ndim
+
+    def shape(self, i: int) -> tuple[int, ...]:
+        """Of the factor of dim i."""
+        size = self.fitted.block[i]
+        return (*self.fitted.counted, size, size) if self.dense(i) else (*self.fitted.counted, size)
+
+    def first(self, i: int) -> tuple[int, ...]:
+        """All dims, i the first of them."""
+        return (i, *(j for j in self.estimated if j != i))
+
+    def named(self, name: str, order: tuple[int, ...]) -> tuple[str, ...]:
+        """name_i for each of these dims."""
+        return tuple(f"{name}_{i}" for i in order)
+
+    def kinds(self, order: tuple[int, ...]) -> tuple[bool, ...]:
+        """For each of these dims whether its factor is a matrix."""
+        return tuple(self.dense(i) for i in order)
+
+    def along(self, i: int) -> dict[str, float | int]:
+        """The options of a moment along dim i."""
+        block = self.fitted.block
+        return {"dim": self.dim(i), "ndim": self.ndim, "share": block[i] / prod(block)}
+
+    def on(self, i: int, result: str, op: Op, *reads: str, **options: object) -> Line:
+        """A line on something of the shape of factor i."""
+        return with_cost_of(line(result, op, *reads, **options), self.shape(i))
+
+    def on_weight(self, result: str, op: Op, *reads: str, **options: object) -> Line:
+        """A line on something of the shape of a block."""
+        return with_cost_of(line(result, op, *reads, **options), self.fitted.shape)
+
+    def counting(self, sample: str) -> list[Line]:
+        """fresh: whether there is a sample; seen: how many there were."""
+        return [
+            line("fresh", factors.fresh, sample, "seen"),
+            line("seen", second_moment.tally, "seen", sample),
+        ]
+
+    def scaled(self, name: str, power: float) -> list[Line]:
+        """name_i, an identity before the first sample, times size^power."""
+        return [
+            self.on(i, f"{name}_{i}", second_moment.regauge, f"{name}_{i}", "size", power=power)
+            for i in self.estimated
+        ]
+
+    def white(self, name: str) -> list[Line]:
+        """white: the sample, seen through name_i^T along each dim."""
+        lines, read = [], "sample"
+        for i in self.estimated:
+            lines.append(self.applied(name, i).down(read, "white"))
+            read = "white"
+        return lines
+
+    def gauges(self) -> list[Line]:
+        """gauge_i: by how much factor i is larger than the others."""
+        lines = []
+        for i in self.estimated:
+            order = self.first(i)
+            names, kinds = self.named("root", order), self.kinds(order)
+            lines.append(self.on(i, f"gauge_{i}", factors.factor_gauge, *names, dense=kinds))
+        return lines
+
+    def squares(self) -> list[Line]:
+        """inverse_i = K_i K_i^T"""
+        return [
+            self.on(i, f"inverse_{i}", factors.square, f"root_{i}", dense=self.dense(i))
+            for i in self.estimated
+        ]
+
+    def applied(self, name: str, i: int) -> Applied:
+        """The map along dim i whose inverse is name_i."""
+        build = InverseAlong(self.dim(i), self.ndim, self.dense(i))
+        return Applied(build, (f"{name}_{i}",), self.fitted.shape)
+
+    def identities(self, name: str) -> list[tuple[str, Slot]]:
+        """Slots of name_i: identities."""
+        return [
+            (
+                f"{name}_{i}",
+                Slot(self.shape(i), diagonal=1.0)
+                if self.dense(i)
+                else Slot(self.shape(i), fill=1.0),
+            )
+            for i in self.estimated
+        ]
+
+    def numbers(self, name: str) -> list[tuple[str, Slot]]:
+        """Slots of name_i: a zero for each block."""
+        return [(f"{name}_{i}", Slot(self.fitted.counted)) for i in self.estimated]
+
+    def coordinates(self, lines: list[Line], slots: list[tuple[str, Slot]]) -> Coordinates:
+        """The coordinates that the factors give, once these lines have run."""
+        name = "inverse" if self.whole else "root"
+        return Coordinates(
+            before=tuple(lines),
+            core=tuple(self.applied(name, i) for i in self.estimated),
+            slots=(("seen", Slot(self.fitted.counted)), *slots),
+            view=self.fitted.view,
+        )

@@ -1,0 +1,125 @@
+"""How metrics of power one are kept without inverses: by steps on K_i, S_i = (K_i K_i^T)^-1."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from modula.duality.coordinates import Coordinates, coordinates, describe
+from modula.duality.factors import Factors
+from modula.duality.kronecker import Fitted, fit
+from modula.duality.program import Line, Slot
+from modula.kernels import factors, inverse_free, second_moment
+from modula.kernels.op import Shape
+from modula.norms.inverse_free import SINGD, InverseFree
+from modula.norms.kronecker import Dense, DiagonalMode, Kronecker
+from modula.norms.metric import Memory
+
+OF_DIM = ("output_moment", "input_moment")  # the statistic of each dim of a matrix
+
+
+@describe.register
+def _(metric: InverseFree, shape: Shape) -> str:
+    return f"inverse-free: {fit(metric.product, shape)}, power {metric.power:g}"
+
+
+@coordinates.register
+def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
+    kept = Factors(fit(metric.product, shape), whole)
+    start = {"scale": metric.batch_size, "floor": metric.damping}
+    lines = [
+        *kept.counting("sample"),
+        kept.on_weight("size", factors.first_size, "sample", "seen", **start),
+        # The first S is a multiple of I of the size of the first square, damped.
+        *kept.scaled("root", -1 / len(kept.estimated)),
+        *kept.white("root"),
+    ]
+    for i in kept.estimated:
+        options = kept.along(i)
+        options["share"] *= metric.batch_size
+        moment = inverse_free.seen_moment
+        kind = kept.dense(i)
+        lines.append(kept.on_weight(f"moment_{i}", moment, "white", **options, dense=kind))
+    lines += _steps(metric, kept, coupled=True, limit=1.0)
+    return kept.coordinates(lines, _slots(kept))
+
+
+def _steps(metric: InverseFree | SINGD, kept: Factors, coupled: bool, limit: float) -> list[Line]:
+    """Lines that move each K_i by what moment_i says.
+
+    coupled  whether a factor sees the sizes of the others; then only their product means anything
+    """
+    lines = kept.gauges() if coupled else []
+    for i in kept.estimated:
+        order = kept.first(i) if coupled else (i,)
+        reads, kinds = (f"moment_{i}", *kept.named("root", order)), kept.kinds(order)
+        options = {"damping": metric.damping, "dense": kinds}
+        lines.append(kept.on(i, f"change_{i}", inverse_free.log_gradient, *reads, **options))
+    for i in kept.estimated:
+        speed, root = f"speed_{i}", f"root_{i}"
+        average = inverse_free.group_momentum
+        lines.append(
+            kept.on(i, speed, average, speed, f"change_{i}", "fresh", beta=metric.momentum)
+        )
+        reads = (root, speed, "fresh", *((f"gauge_{i}",) if coupled else ()))
+        options = {"rate": metric.rate, "limit": limit, "dense": kept.dense(i)}
+        lines.append(kept.on(i, root, inverse_free.group_step, *reads, **options))
+    return lines + (kept.squares() if kept.whole else [])
+
+
+def _slots(kept: Factors) -> list[tuple[str, Slot]]:
+    speeds = [(f"speed_{i}", Slot(kept.shape(i))) for i in kept.estimated]
+    return [*kept.identities("root"), *speeds]
+
+
+def layers(metric: SINGD, shape: Shape) -> Fitted:
+    """The factors of a layer's outputs and inputs, uncut; too wide ones are diagonal.
+
+    Raises ValueError for a weight that has not got these two sides.
+    """
+    sides = metric.modes if isinstance(metric.modes, tuple) else (metric.modes,) * 2
+    modes = sides if len(shape) == 2 else metric.modes
+    widest = max(shape, default=1) ** max(len(shape), 1)
+    fitted = fit(Kronecker(modes, memory=Memory(1.0), square=False, max_dim=widest), shape)
+    if len(fitted.modes) != 2:
+        raise ValueError(
+            f"{metric} needs the outputs and inputs of a linear layer or a convolution; "
+            f"got a weight of shape {tuple(shape)}: give it InverseFree()"
+        )
+    kinds = tuple(
+        DiagonalMode() if isinstance(mode, Dense) and size > metric.max_dim else mode
+        for mode, size in zip(fitted.modes, fitted.block, strict=True)
+    )
+    return replace(fitted, modes=kinds)
+
+
+@describe.register
+def _(metric: SINGD, shape: Shape) -> str:
+    return f"layer moments: {layers(metric, shape)}, power {metric.power:g}"
+
+
+@coordinates.register
+def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
+    kept = Factors(layers(metric, shape), whole)
+    lines = kept.counting(OF_DIM[kept.estimated[0]])
+    for i in kept.estimated:
+        lines += _seen(metric, kept, i)
+    if metric.cross:
+        for i in kept.estimated:
+            order = kept.first(i)
+            names, kinds = kept.named("local", order), kept.kinds(order)
+            lines.append(kept.on(i, f"moment_{i}", inverse_free.crossed, *names, dense=kinds))
+    # A step shorter than one stays invertible.
+    lines += _steps(metric, kept, coupled=metric.cross, limit=1 / metric.rate)
+    return kept.coordinates(lines, _slots(kept))
+
+
+def _seen(metric: SINGD, kept: Factors, i: int) -> list[Line]:
+    """Lines for the moment of dim i, seen through its factor, which begins as large as that."""
+    root, statistic = f"root_{i}", OF_DIM[i]
+    seen = f"local_{i}" if metric.cross else f"moment_{i}"
+    first = inverse_free.first_mean
+    return [
+        kept.on(i, f"size_{i}", first, statistic, "seen", floor=metric.damping),
+        kept.on(i, root, second_moment.regauge, root, f"size_{i}", power=-0.5),
+        kept.on(i, seen, inverse_free.congruence, statistic, root, dense=kept.dense(i)),
+    ]

@@ -1,0 +1,115 @@
+"""How PSGD's metric is kept: factors that follow every gradient by a multiplication."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import singledispatch
+
+from modula.duality.coordinates import Coordinates, coordinates, describe
+from modula.duality.factors import Factors
+from modula.duality.kronecker import fit
+from modula.duality.program import Line
+from modula.kernels import factors, psgd
+from modula.kernels.op import Shape
+from modula.norms.psgd import EQ, PRO, PSGD, Solver
+
+
+@describe.register
+def _(metric: PSGD, shape: Shape) -> str:
+    return f"{type(metric.solver).__name__}: {fit(metric.product, shape)}, power {metric.power:g}"
+
+
+@coordinates.register
+def _(metric: PSGD, shape: Shape, whole: bool) -> Coordinates:
+    kept = Factors(fit(metric.product, shape), whole)
+    share = 1 / len(kept.estimated)
+    lines = [
+        *kept.counting("sample"),
+        kept.on_weight("size", factors.first_size, "sample", "seen"),
+        # K K^T of all dims together begins as I / rms(G), each K with an equal part of it.
+        *kept.scaled("root", -share / 2),
+        *_follow(metric.solver, metric, kept),
+    ]
+    slots = kept.identities("root") + kept.numbers("bound")
+    if isinstance(metric.solver, PRO):
+        slots += kept.identities("inverse")
+    return kept.coordinates(lines, slots)
+
+
+@singledispatch
+def _follow(solver: Solver, metric: PSGD, kept: Factors) -> list[Line]:
+    """Lines that advance the factors by a sample."""
+    raise TypeError(f"{solver} is declared, but nothing follows it")
+
+
+@_follow.register
+def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
+    share = 1 / len(kept.estimated)
+    lines = [*kept.scaled("inverse", -share), *kept.white("inverse")]
+    for i in kept.estimated:
+        order = kept.first(i)
+        lines.append(
+            kept.on_weight(
+                f"moment_{i}",
+                psgd.whitened_moment,
+                *("white", "sample", *kept.named("inverse", order)),
+                **kept.along(i),
+                damping=metric.damping,
+                dense=kept.kinds(order),
+            )
+        )
+        lines.append(_bound(metric, kept, i, f"moment_{i}"))
+    lines += kept.gauges()
+    for i in kept.estimated:
+        reads = (f"moment_{i}", f"bound_{i}", f"gauge_{i}", "fresh", "seen")
+        options = {**_rate(metric), "dense": kept.dense(i)}
+        lines.append(kept.on(i, f"root_{i}", psgd.whitening_step, f"root_{i}", *reads, **options))
+        if kept.dense(i):
+            turned = kept.on(i, f"root_{i}", psgd.rotated, f"root_{i}")
+            lines.append(replace(turned, every=solver.rotate_every))
+    return lines + kept.squares()
+
+
+@_follow.register
+def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
+    lines = kept.white("root")
+    for i in kept.estimated:
+        kind, root = kept.dense(i), f"root_{i}"
+        lines.append(kept.on(i, f"inverse_{root}", psgd.inverse_factor, root, dense=kind))
+    for i in kept.estimated:
+        order = kept.first(i)
+        kinds = kept.kinds(order)
+        lines.append(
+            kept.on_weight(
+                f"moment_{i}",
+                psgd.triangular_moment,
+                *("white", "sample", *kept.named("root", order)),
+                **kept.along(i),
+                damping=metric.damping,
+                dense=kinds,
+            )
+        )
+        names = kept.named("inverse_root", order)
+        lines.append(kept.on(i, f"prior_{i}", psgd.prior, *names, dense=kinds))
+        lines.append(_bound(metric, kept, i, f"moment_{i}", f"prior_{i}"))
+    lines += kept.gauges()
+    for i in kept.estimated:
+        reads = (f"moment_{i}", f"prior_{i}", f"bound_{i}", f"gauge_{i}", "fresh", "seen")
+        options = {**_rate(metric), "dense": kept.dense(i)}
+        lines.append(kept.on(i, f"root_{i}", psgd.triangular_step, f"root_{i}", *reads, **options))
+    return lines + (kept.squares() if kept.whole else [])
+
+
+def _bound(metric: PSGD, kept: Factors, i: int, *reads: str) -> Line:
+    return kept.on(
+        i,
+        f"bound_{i}",
+        psgd.running_bound,
+        *(f"bound_{i}", "fresh", *reads),
+        beta=metric.bound_beta,
+        dense=kept.dense(i),
+    )
+
+
+def _rate(metric: PSGD) -> dict[str, float]:
+    return {"rate": metric.rate, "last_rate": metric.last_rate, "horizon": metric.horizon}
