@@ -95,6 +95,7 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
         direction=direction,
         query=query,
         slots=derived.slots,
+        draw=derived.draw,
     )
 
 

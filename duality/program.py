@@ -13,14 +13,16 @@ from modula.kernels.op import Cost, Locality, Op, Shape
 INPUTS = ("weight", "gradient", "lr")
 COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
+SAMPLED_GRADIENT = "sampled_gradient"  # of the loss at labels drawn from the network itself
+NOISE = "noise"  # by which the weight was moved when the gradient was taken
 STATISTICS = (
     "input_moment",
     "output_moment",
     "layer_inputs",
     "output_gradients",
-    "sampled_gradient",
     "microbatch_gradients",
-    "noise",
+    SAMPLED_GRADIENT,
+    NOISE,
 )
 
 
@@ -60,8 +62,8 @@ class Line:
     """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
 
     shape  of what the op works on, for its cost; None where it is the weight's own
-    every  steps from one run to the next, after the first step, which always runs; the result is
-           state, and the weights of a network take turns
+    every  steps from one run to the next, fewer at first; the result is state, and the weights of
+           a network take turns
 
     A line that reads a statistic which was not collected for this step is left out likewise.
     """
@@ -97,8 +99,12 @@ class Line:
         return text if self.every == 1 else f"{text}    every {self.every} steps"
 
     def is_due(self, step: int, offset: int = 0) -> bool:
-        """Whether the line runs in this step, counted from 1, of a weight with this turn."""
-        return self.every == 1 or step == 1 or (step + offset) % self.every == 0
+        """Whether the line runs in this step, counted from 1, of a weight with this turn.
+
+        At first more often, in steps 1, 2, 4, 8, ...: what averages say then changes fast.
+        """
+        young = step <= self.every and step & (step - 1) == 0
+        return young or (step + offset) % self.every == 0
 
 
 def _short(value: Any) -> str:
@@ -119,6 +125,8 @@ class Program:
     direction name of the tensor that the step follows, out of `proposal`
     query     name of the tensor that the direction is dual to
     slots     what state holds at first, where that is not a weight-shaped zero
+    draw      lines from the state to "noise", by which the weight is to be moved before the
+              gradient is taken; () where it is taken at the weight itself
     """
 
     proposal: tuple[Line, ...]
@@ -126,6 +134,7 @@ class Program:
     direction: str = "direction"
     query: str = "gradient"
     slots: Slots = ()
+    draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [each.result for each in self.lines if each.every > 1]
@@ -143,7 +152,7 @@ class Program:
         """Names that outlive a step: those read before they are written."""
         written = {*INPUTS, *STATISTICS}
         names: dict[str, None] = dict.fromkeys(name for name, _ in self.slots)
-        for each in self.lines:
+        for each in (*self.draw, *self.lines):
             names.update((read, None) for read in each.reads if read not in written)
             written.add(each.result)
         return tuple(names)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from modula.duality import (
     plan_of,
     program_of,
 )
+from modula.statistics import Statistics
+from modula.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +98,8 @@ class SteepestDescent(torch.optim.Optimizer):
         self._declarations: list[list[Declaration]] = []
         self._batches: list[list[tuple[Batch, list[int]]]] = []
         self._last_lr: Tensor | None = None
+        self._watch: Watch | None = None
+        self._seen: Statistics = {}
         if groups is None:
             own = declarations_of(model, momentum, potential, weight_decay)
             groups = [Group(own)]
@@ -103,6 +108,7 @@ class SteepestDescent(torch.optim.Optimizer):
         self._order = {name: place for place, name in enumerate(weights)}
         super().__init__(_param_groups(groups, weights, rate), {"lr": rate})
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
+        self.watch(model)
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
         )
@@ -160,6 +166,67 @@ class SteepestDescent(torch.optim.Optimizer):
         ]
         return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))))
 
+    # --- what metrics ask of the network ---------------------------------------------------------
+
+    def watch(self, model: nn.Module) -> None:
+        """Collect from this model what the metrics read; a copy of an optimizer must be told.
+
+        Raises ValueError for weights whose layer does not show what is asked of it.
+        """
+        wanted = {name: batch.program.statistics for name, batch in self._named()}
+        self._watch = Watch(model, wanted)
+
+    def asks_for(self, statistic: str) -> bool:
+        """Whether a metric reads this, such as "sampled_gradient"."""
+        return self._watch is not None and self._watch.asks_for(statistic)
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Backward passes inside feed the metrics that read a Fisher, and leave .grad alone.
+
+        with optimizer.sampled():
+            F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
+        """
+        with self._watched().sampled():
+            yield
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """Forward and backward passes inside are at weights drawn from the metrics' posterior.
+
+        Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
+        has one, so that a training loop may always use it.
+        """
+        noises: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for group, compiled in zip(self.param_groups, self._batches, strict=True):
+                for batch, positions in compiled:
+                    if batch.program.draw:
+                        names = _names(group)
+                        drawn = batch.draw(group)
+                        noises |= {names[i]: n for i, n in zip(positions, drawn, strict=True)}
+        with self._watched().perturbed(noises) if noises else nullcontext():
+            yield
+
+    def _watched(self) -> Watch:
+        if self._watch is None:
+            raise RuntimeError(
+                "this optimizer is a copy and does not know its network: call "
+                "optimizer.watch(model) before the next forward pass"
+            )
+        return self._watch
+
+    def _named(self) -> Iterator[tuple[str, Batch]]:
+        """Each weight's full name, with its batch."""
+        for group, compiled in zip(self.param_groups, self._batches, strict=True):
+            names = _names(group)
+            for batch, positions in compiled:
+                yield from ((names[i], batch) for i in positions)
+
+    def _statistics(self) -> Statistics:
+        asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
+        return self._watched().take() if asks else {}
+
     # --- the step -----------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -172,6 +239,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._seen = self._statistics()
         if self._gradients_are_usable():
             if self.length_rule is None:
                 self._step_at_given_length()
@@ -204,7 +272,9 @@ class SteepestDescent(torch.optim.Optimizer):
         self._last_lr = length * self.param_groups[0]["lr"]
 
     def _propose(self, group: dict[str, Any], batch: Batch, positions: Sequence[int]) -> None:
-        batch.propose([group["params"][i].grad for i in positions], group)
+        names = _names(group)
+        seen = [self._seen.get(names[i], {}) for i in positions] if self._seen else []
+        batch.propose([group["params"][i].grad for i in positions], group, seen)
 
     def _signed(self, lr: Tensor) -> Tensor:
         # Duality maps are odd: climbing is the same direction walked the other way.
@@ -277,7 +347,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if "_declarations" not in state:
             return  # load_state_dict comes this way too, with the batches in place
         saved = {weight: dict(own) for weight, own in self.state.items()}
-        self._batches = []
+        self._batches, self._watch, self._seen = [], None, {}
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
             rows = zip(declarations, group["params"], _names(group), strict=True)
             programs = [program_of(d, w.shape, n) for d, w, n in rows]
