@@ -8,7 +8,7 @@ from math import prod
 from modula.duality.coordinates import Applied, Coordinates, with_cost_of
 from modula.duality.kronecker import Fitted, InverseAlong
 from modula.duality.program import Line, Slot, line
-from modula.kernels import factors, second_moment
+from modula.kernels import apply, factors, second_moment
 from modula.kernels.op import Op
 from modula.norms.kronecker import Dense, Flat
 
@@ -75,7 +75,7 @@ class Factors:
         """fresh: whether there is a sample; seen: how many there were."""
         return [
             line("fresh", factors.fresh, sample, "seen"),
-            line("seen", second_moment.tally, "seen", sample),
+            line("seen", apply.accumulate, "seen", "fresh", beta=1.0),
         ]
 
     def scaled(self, name: str, power: float) -> list[Line]:

@@ -25,7 +25,7 @@ def _(metric: InverseFree, shape: Shape) -> str:
 @coordinates.register
 def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(fit(metric.product, shape), whole)
-    start = {"scale": metric.batch_size, "floor": metric.damping}
+    start = {"share": metric.batch_size, "floor": metric.damping}
     lines = [
         *kept.counting("sample"),
         kept.on_weight("size", factors.first_size, "sample", "seen", **start),

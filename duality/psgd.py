@@ -30,10 +30,13 @@ def _(metric: PSGD, shape: Shape, whole: bool) -> Coordinates:
         *kept.scaled("root", -share / 2),
         *_follow(metric.solver, metric, kept),
     ]
-    slots = kept.identities("root") + kept.numbers("bound")
-    if isinstance(metric.solver, PRO):
-        slots += kept.identities("inverse")
-    return kept.coordinates(lines, slots)
+    slots = kept.identities("root") + kept.identities("inverse") + kept.numbers("bound")
+    return kept.coordinates([_at_times(each, metric.every) for each in lines], slots)
+
+
+def _at_times(each: Line, every: int) -> Line:
+    """The line, in every so many-th of the steps that it runs in."""
+    return replace(each, every=every * each.every)
 
 
 @singledispatch

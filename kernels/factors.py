@@ -22,10 +22,10 @@ def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
 
 
 def first_size_plain(
-    sample: Tensor, seen: Tensor, *, scale: float = 1.0, floor: float = 0.0
+    sample: Tensor, seen: Tensor, *, share: float = 1.0, floor: float = 0.0
 ) -> Tensor:
-    """sqrt(scale mean(sample^2) + floor) at the first sample, and 1 before and after it: (...)"""
-    size = (scale * entries(sample, seen).square().mean(-1) + floor).sqrt()
+    """sqrt(share mean(sample^2) + floor) at the first sample, and 1 before and after it: (...)"""
+    size = (share * entries(sample, seen).square().mean(-1) + floor).sqrt()
     return torch.where((seen == 1) & (size > 0), size, 1.0)
 
 

@@ -34,7 +34,7 @@ def whitened_moment_plain(
     damping: float,
     dense: tuple[bool, ...],
 ) -> Tensor:
-    """share mat_i(W) mat_i(W)^T + f P_i for W = G x_1 P_1 ... x_k P_k: (..., d_i, d_i) or (..., d_i)
+    """share mat_i(W) mat_i(W)^T + f P_i for W = G x_1 P_1 ... x_k P_k, or its diagonal.
 
         f = sqrt(damping mean(G^2) prod_j mean eigenvalue(P_j^2))       j: the other dims
 

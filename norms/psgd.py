@@ -19,7 +19,7 @@ class PRO(Solver):
 
         W = P_1 G P_2,  C_1 = W W^T / n,  Q_1 <- Q_1 - mu / L_1 (C_1 - I) Q_1      G: (m, n)
 
-    rotate_every  steps from one rotation of Q_i towards its symmetric root to the next: products
+    rotate_every  updates from one rotation of Q_i towards its symmetric root to the next: products
                   of symmetric matrices are not quite symmetric
 
     Source: Li, github.com/lixilinx/psgd_torch, "Q0.5EQ1.5"; Pooladzandi and Li 2024,
@@ -54,15 +54,16 @@ class PSGD(Metric):
     modes       kind of each dim's factor, or one kind for all; what is too wide is diagonal
     solver      PRO or EQ
     rate        mu in the first step: how far Q_i follows one gradient
-    last_rate   mu_k = max(last_rate, rate / sqrt(1 + k / horizon)) in step k
-    horizon     the steps after which mu has fallen by sqrt(2)
+    last_rate   mu_k = max(last_rate, rate / sqrt(1 + k / horizon)) in update k
+    horizon     the updates after which mu has fallen by sqrt(2)
+    every       steps from one update of the factors to the next, fewer at first
     bound_beta  L_i, the Lipschitz constant, falls by this factor a step at most; it rises at once
     damping     the smallest eigenvalue of a factor of S, in units of its mean: roots S_i^1/2 grow
                 by half of the root of that, as by Adam's epsilon
     square, max_dim, statistic   as for Kronecker
 
     S remembers about L_i / (4 mu) gradients, the more the longer the weight is for its width: both
-    factors can always be told apart.  Their sizes are made equal in every step.
+    factors can always be told apart.  Their sizes are made equal in every update.
     """
 
     modes: Mode | tuple[Mode, ...] = Dense()
@@ -70,6 +71,7 @@ class PSGD(Metric):
     rate: float = 0.1
     last_rate: float = 0.01
     horizon: float = 1e4
+    every: int = 1
     bound_beta: float = 0.9
     damping: float = 1e-6
     square: bool = True
@@ -82,10 +84,14 @@ class PSGD(Metric):
                 "PSGD needs 0 < last_rate <= rate < 1 and horizon > 0; got "
                 f"last_rate {self.last_rate}, rate {self.rate}, horizon {self.horizon}"
             )
-        if not 0 <= self.bound_beta < 1 or self.damping < 0 or self.max_dim < 1:
+        if not 0 <= self.bound_beta < 1 or self.damping < 0:
             raise ValueError(
-                "PSGD needs 0 <= bound_beta < 1, damping >= 0 and max_dim >= 1; got "
-                f"bound_beta {self.bound_beta}, damping {self.damping}, max_dim {self.max_dim}"
+                "PSGD needs 0 <= bound_beta < 1 and damping >= 0; got "
+                f"bound_beta {self.bound_beta}, damping {self.damping}"
+            )
+        if self.every < 1 or self.max_dim < 1:
+            raise ValueError(
+                f"PSGD needs every >= 1 and max_dim >= 1; got {self.every} and {self.max_dim}"
             )
 
     @property

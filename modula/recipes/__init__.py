@@ -15,6 +15,7 @@ from modula.recipes.constrained import (
     unit_condition,
 )
 from modula.recipes.entrywise import adamw, lion, sgd, sign
+from modula.recipes.inverse_free import if_shampoo, psgd, psgd_pro, singd
 from modula.recipes.kronecker import kl_shampoo
 from modula.recipes.matrices import SCALES, muon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
@@ -40,6 +41,10 @@ RECIPES: Mapping[str, Recipe] = {
         unit_condition,
         spectral_sphere,
         kl_shampoo,
+        psgd_pro,
+        psgd,
+        if_shampoo,
+        singd,
     )
 }
 
