@@ -11,7 +11,7 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape
 
 INPUTS = ("weight", "gradient", "lr")
-COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
+COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 SAMPLED_GRADIENT = "sampled_gradient"  # of the loss at labels drawn from the network itself
 NOISE = "noise"  # by which the weight was moved when the gradient was taken
@@ -62,7 +62,8 @@ class Line:
     """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
 
     shape  of what the op works on, for its cost; None where it is the weight's own
-    every  steps from one run to the next, fewer at first; the weights of a network take turns
+    every  steps from one run to the next; the weights of a network take turns
+    early  whether fewer steps pass at first: 1, 2, 4, 8, ...
 
     A line that reads what was not computed or not collected in this step is left out likewise,
     unless that is state.
@@ -74,6 +75,7 @@ class Line:
     options: tuple[tuple[str, Any], ...] = ()
     shape: tuple[int, ...] | None = None
     every: int = 1
+    early: bool = True
 
     def __post_init__(self) -> None:
         if self.op.writes_first and self.result != self.reads[0]:
@@ -101,9 +103,9 @@ class Line:
     def is_due(self, step: int, offset: int = 0) -> bool:
         """Whether the line runs in this step, counted from 1, of a weight with this turn.
 
-        At first more often, in steps 1, 2, 4, 8, ...: what averages say then changes fast.
+        If `early`, in steps 1, 2, 4, 8, ... too: what averages say then changes fast.
         """
-        young = step <= self.every and step & (step - 1) == 0
+        young = step <= self.every and step & (step - 1) == 0 if self.early else step == 1
         return young or (step + offset) % self.every == 0
 
 

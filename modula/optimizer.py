@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,7 +34,10 @@ from modula.watch import Watch
 logger = logging.getLogger(__name__)
 
 # What a copy or a pickle needs besides torch's own; the batches are derived again.
-_OWN = ("length_rule", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations")
+_OWN = (
+    *("length_rule", "maximize", "on_nonfinite", "skipped"),
+    *("_last_lr", "_order", "_declarations", "_landings"),
+)
 
 OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
 
@@ -106,9 +109,13 @@ class SteepestDescent(torch.optim.Optimizer):
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
+        self._landings: list[tuple[Tensor, Tensor]] | None = []
         super().__init__(_param_groups(groups, weights, rate), {"lr": rate})
-        # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
+        # Only now, when everything is derived: an error leaves every weight as it was.
+        _land_(self._landings)
+        self._landings = None
         self.watch(model)
+        # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
         )
@@ -129,23 +136,32 @@ class SteepestDescent(torch.optim.Optimizer):
                 f'{len(params)} weights: add "declarations": [Declaration(...), ...]'
             )
         super().add_param_group({**param_group, "params": params})
-        group = self.param_groups[-1]
-        for key in self.defaults.keys() - param_group.keys() - {"lr"}:
+        try:
+            self._derive_group(self.param_groups[-1], param_group.keys(), declarations)
+        except (ValueError, LookupError):
+            self.param_groups.pop()
+            raise
+
+    def _derive_group(
+        self, group: dict[str, Any], given: Collection[str], declarations: list[Declaration]
+    ) -> None:
+        for key in self.defaults.keys() - given - {"lr"}:
             del group[key]  # a default of the first group, which this one's programs may not have
         weights: list[Tensor] = group["params"]
-        names = _names(group)
-        programs = [
-            program_of(d, w.shape, n) for d, w, n in zip(declarations, weights, names, strict=True)
-        ]
+        rows = list(zip(declarations, weights, _names(group), strict=True))
+        programs = [program_of(d, w.shape, n) for d, w, n in rows]
+        landings = [landing for row in rows for landing in _landing(*row)]
         for program in programs:
             for key, value in program.live.items():
                 group.setdefault(key, value)
         group["geometry"] = [_fingerprint(d) for d in declarations]
-        for declaration, weight, name in zip(declarations, weights, names, strict=True):
-            _onto_manifold_(declaration, weight, name)
         self._declarations.append(declarations)
         self._batches.append(batches(programs, weights))
         self._bind_state()
+        if self._landings is None:
+            _land_(landings)
+        else:
+            self._landings += landings
 
     def _bind_state(self) -> None:
         """Let self.state show each weight's part of the batches' buffers."""
@@ -256,7 +272,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, positions in compiled:
                 self._propose(group, batch, positions)
-                batch.update(self._signed(_scalar(group["lr"], batch)), group)
+                batch.update(_scalar(group["lr"], batch), group)
         self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
     def _step_at_length_of(self, rule: Automatic | Clip) -> None:
@@ -268,17 +284,16 @@ class SteepestDescent(torch.optim.Optimizer):
         length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, _ in compiled:
-                batch.update(self._signed(length * group["lr"]), group)
+                batch.update(length * group["lr"], group)
         self._last_lr = length * self.param_groups[0]["lr"]
 
     def _propose(self, group: dict[str, Any], batch: Batch, positions: Sequence[int]) -> None:
         names = _names(group)
         seen = [self._seen.get(names[i], {}) for i in positions] if self._seen else []
-        batch.propose([group["params"][i].grad for i in positions], group, seen)
-
-    def _signed(self, lr: Tensor) -> Tensor:
-        # Duality maps are odd: climbing is the same direction walked the other way.
-        return -lr if self.maximize else lr
+        gradients = [group["params"][i].grad for i in positions]
+        if self.maximize:  # a region lets a weight go in one direction and not in the other
+            gradients = [None if g is None else -g for g in gradients]
+        batch.propose(gradients, group, seen)
 
     def _gradients_are_usable(self) -> bool:
         named = [
@@ -438,12 +453,21 @@ def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any])
 
 
 @torch.no_grad()
-def _onto_manifold_(declaration: Declaration, weight: Tensor, name: str) -> None:
+def _landing(
+    declaration: Declaration, weight: Tensor, name: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The weight and the nearest point of its manifold, unless it is there already."""
     manifold = declaration.setting.manifold
     distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
     if distance > OFF_MANIFOLD:
-        weight.copy_(manifold.project(weight))
+        yield weight, manifold.project(weight)
         logger.warning("%s was %.3g off %s: projected", name, distance, manifold)
+
+
+@torch.no_grad()
+def _land_(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for weight, point in landings:
+        weight.copy_(point)
 
 
 def _scalar(lr: Any, batch: Batch) -> Tensor:
