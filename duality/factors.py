@@ -78,10 +78,11 @@ class Factors:
             line("seen", apply.accumulate, "seen", "fresh", beta=1.0),
         ]
 
-    def scaled(self, name: str, power: float) -> list[Line]:
-        """name_i, an identity before the first sample, times size^power."""
+    def resized(self, **powers: float) -> list[Line]:
+        """name_i times gain^power along each dim."""
         return [
-            self.on(i, f"{name}_{i}", second_moment.regauge, f"{name}_{i}", "size", power=power)
+            self.on(i, f"{name}_{i}", second_moment.regauge, f"{name}_{i}", "gain", power=power)
+            for name, power in powers.items()
             for i in self.estimated
         ]
 

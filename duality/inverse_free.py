@@ -25,13 +25,15 @@ def _(metric: InverseFree, shape: Shape) -> str:
 @coordinates.register
 def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(fit(metric.product, shape), whole)
-    start = {"share": metric.batch_size, "floor": metric.damping}
+    reads = ("white", "fresh", "seen", *kept.named("root", kept.estimated))
+    size = {"beta": metric.size_beta, "share": metric.batch_size, "damping": metric.damping}
+    kinds = kept.kinds(kept.estimated)
     lines = [
         *kept.counting("sample"),
-        kept.on_weight("size", factors.first_size, "sample", "seen", **start),
-        # The first S is a multiple of I of the size of the first square, damped.
-        *kept.scaled("root", -1 / len(kept.estimated)),
         *kept.white("root"),
+        kept.on_weight("gain", factors.size_gain, *reads, **size, dense=kinds),
+        kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
+        *kept.resized(root=-0.5 / len(kept.estimated)),
     ]
     for i in kept.estimated:
         options = kept.along(i)

@@ -9,7 +9,7 @@ from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
 from modula.duality.kronecker import fit
 from modula.duality.program import Line
-from modula.kernels import factors, psgd
+from modula.kernels import factors, psgd, second_moment
 from modula.kernels.op import Shape
 from modula.norms.psgd import EQ, PRO, PSGD, Solver
 
@@ -22,14 +22,7 @@ def _(metric: PSGD, shape: Shape) -> str:
 @coordinates.register
 def _(metric: PSGD, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(fit(metric.product, shape), whole)
-    share = 1 / len(kept.estimated)
-    lines = [
-        *kept.counting("sample"),
-        kept.on_weight("size", factors.first_size, "sample", "seen"),
-        # K K^T of all dims together begins as I / rms(G), each K with an equal part of it.
-        *kept.scaled("root", -share / 2),
-        *_follow(metric.solver, metric, kept),
-    ]
+    lines = [*kept.counting("sample"), *_follow(metric.solver, metric, kept)]
     slots = kept.identities("root") + kept.identities("inverse") + kept.numbers("bound")
     return kept.coordinates([_at_times(each, metric.every) for each in lines], slots)
 
@@ -47,8 +40,14 @@ def _follow(solver: Solver, metric: PSGD, kept: Factors) -> list[Line]:
 
 @_follow.register
 def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
-    share = 1 / len(kept.estimated)
-    lines = [*kept.scaled("inverse", -share), *kept.white("inverse")]
+    share = 0.5 / len(kept.estimated)  # of each P_i in S^-1/2
+    size = {"beta": metric.size_beta}
+    lines = [
+        *kept.white("inverse"),
+        kept.on_weight("gain", factors.size_gain, "white", "fresh", "seen", **size),
+        kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
+        *kept.resized(root=-share / 2, inverse=-share),
+    ]
     for i in kept.estimated:
         order = kept.first(i)
         lines.append(
@@ -79,6 +78,14 @@ def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
     for i in kept.estimated:
         kind, root = kept.dense(i), f"root_{i}"
         lines.append(kept.on(i, f"inverse_{root}", psgd.inverse_factor, root, dense=kind))
+    reads = ("white", "fresh", "seen", *kept.named("inverse_root", kept.estimated))
+    size = {"beta": metric.size_beta, "dense": kept.kinds(kept.estimated)}
+    share = 0.25 / len(kept.estimated)  # of each K_i in S^-1/2
+    lines += [
+        kept.on_weight("gain", psgd.size_balance, *reads, **size),
+        kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.25),
+        *kept.resized(root=-share, inverse_root=share),
+    ]
     for i in kept.estimated:
         order = kept.first(i)
         kinds = kept.kinds(order)

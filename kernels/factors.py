@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
-from modula.kernels.second_moment import diagonal_moment, entries, excess, gram, moment
+from modula.kernels.second_moment import (
+    diagonal_moment,
+    entries,
+    excess,
+    gram,
+    moment,
+    step_weight,
+)
 
 
 def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
@@ -21,12 +28,30 @@ def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
     return entries(sample != 0, seen).any(-1).to(seen.dtype)
 
 
-def first_size_plain(
-    sample: Tensor, seen: Tensor, *, share: float = 1.0, floor: float = 0.0
+def size_gain_plain(
+    white: Tensor,
+    fresh: Tensor,
+    seen: Tensor,
+    *factors: Tensor,
+    beta: float,
+    share: float = 1.0,
+    damping: float = 0.0,
+    dense: tuple[bool, ...] = (),
 ) -> Tensor:
-    """sqrt(share mean(sample^2) + floor) at the first sample, and 1 before and after it: (...)"""
-    size = (share * entries(sample, seen).square().mean(-1) + floor).sqrt()
-    return torch.where((seen == 1) & (size > 0), size, 1.0)
+    """By which number S is to be multiplied for its size to be an average over the samples: (...)
+
+        q = 1 + w (r - 1),  r = share mean(W^2) + damping prod_j mean eigenvalue(K_j K_j^T)
+
+    W is the sample seen through S: r is 1 on average where S has the right size.  w is the weight
+    of the newest of `seen` samples, so that the first one gives S its size.  Factors that follow
+    by bounded steps would take long for what one number can tell.
+    """
+    size = share * entries(white, seen).square().mean(-1)
+    if damping:
+        size = size + damping * mean_squares(factors, dense, size)
+    weight = step_weight(seen, beta, unbiased=True)
+    gain = 1 + weight * (size - 1)
+    return torch.where((fresh > 0) & (gain > 0), gain, 1.0)
 
 
 def over(x: Tensor, factor: Tensor) -> Tensor:
@@ -88,6 +113,6 @@ def product_cost(
 
 
 fresh = Op("fresh", fresh_plain, elementwise_cost(1, 1))
-first_size = Op("first_size", first_size_plain, elementwise_cost(2, 1))
+size_gain = Op("size_gain", size_gain_plain, elementwise_cost(2, 1))
 square = Op("square", square_plain, product_cost)
 factor_gauge = Op("factor_gauge", factor_gauge_plain, elementwise_cost(2, 1))

@@ -15,6 +15,7 @@ from modula.kernels.factors import (
     mean_squares,
     over,
     product_cost,
+    size_gain_plain,
     square_plain,
     white_moment,
 )
@@ -165,6 +166,19 @@ def inverse_factor_plain(root: Tensor, *, dense: bool) -> Tensor:
     return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
 
 
+def size_balance_plain(
+    white: Tensor,
+    fresh: Tensor,
+    seen: Tensor,
+    *inverses: Tensor,
+    beta: float,
+    dense: tuple[bool, ...],
+) -> Tensor:
+    """EQ's size_gain: r = mean(A^2) / prod_j mean eigenvalue(K_j^-1 K_j^-T), 1 at its optimum."""
+    expected = mean_squares(inverses, dense, fresh)
+    return size_gain_plain(white * over(expected.rsqrt(), white), fresh, seen, beta=beta)
+
+
 def prior_plain(inverse: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Tensor:
     """K_i^-1 K_i^-T prod_j mean eigenvalue(K_j^-1 K_j^-T): what white noise is expected to give."""
     own = square_plain(inverse, dense=dense[0])
@@ -210,6 +224,7 @@ running_bound = Op("running_bound", running_bound_plain, elementwise_cost(6, 3))
 whitening_step = Op("whitening_step", whitening_step_plain, _one_product)
 rotated = Op("rotated", rotated_plain, _two_products)
 triangular_moment = Op("triangular_moment", triangular_moment_plain, _moment_cost)
+size_balance = Op("size_balance", size_balance_plain, elementwise_cost(3, 2))
 inverse_factor = Op("inverse_factor", inverse_factor_plain, _one_product)
 prior = Op("prior", prior_plain, _one_product)
 triangular_step = Op("triangular_step", triangular_step_plain, _one_product)

@@ -22,6 +22,8 @@ class InverseFree(Metric):
     rate        like 1 - beta of an average, while ||M||_F <= 1
     momentum    of M, in the coordinates in which the Fisher matrix of S is a multiple of I
     damping     added to S, in units of batch_size G^2: a power of one has units
+    size_beta   the size of S, one number, is an average with this factor: bounded steps alone
+                would be long in following gradients that grow
     batch_size  B of a loss that is a mean over B examples: what a gradient of the summed loss
                 scatters is B times what that of the mean does
     square, max_dim, statistic   as for Kronecker
@@ -33,6 +35,7 @@ class InverseFree(Metric):
     rate: float = 0.05
     momentum: float = 0.5
     damping: float = 1e-3
+    size_beta: float = 0.95
     batch_size: float = 1.0
     square: bool = True
     max_dim: int = 2048
@@ -40,8 +43,11 @@ class InverseFree(Metric):
 
     def __post_init__(self) -> None:
         _check_steps(self)
-        if self.batch_size <= 0:
-            raise ValueError(f"InverseFree needs batch_size > 0; got {self.batch_size}")
+        if self.batch_size <= 0 or not 0 <= self.size_beta < 1:
+            raise ValueError(
+                "InverseFree needs batch_size > 0 and 0 <= size_beta < 1; got "
+                f"{self.batch_size} and {self.size_beta}"
+            )
 
     @property
     def power(self) -> float:
