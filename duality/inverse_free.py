@@ -102,11 +102,15 @@ def _(metric: SINGD, shape: Shape) -> str:
 @coordinates.register
 def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(layers(metric, shape), whole)
-    lines = kept.counting(OF_DIM[kept.estimated[0]])
-    for i in kept.estimated:
-        lines += _seen(metric, kept, i)
+    every = kept.estimated
+    seen = "local" if metric.cross else "moment"
+    lines = kept.counting(OF_DIM[every[0]])
+    lines += [_seen(kept, i, f"{seen}_{i}") for i in every]
+    groups = (every,) if metric.cross else tuple((i,) for i in every)
+    for group in groups:
+        lines += _sized(metric, kept, group, seen)
     if metric.cross:
-        for i in kept.estimated:
+        for i in every:
             order = kept.first(i)
             names, kinds = kept.named("local", order), kept.kinds(order)
             lines.append(kept.on(i, f"moment_{i}", inverse_free.crossed, *names, dense=kinds))
@@ -115,13 +119,19 @@ def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
     return kept.coordinates(lines, _slots(kept))
 
 
-def _seen(metric: SINGD, kept: Factors, i: int) -> list[Line]:
-    """Lines for the moment of dim i, seen through its factor, which begins as large as that."""
-    root, statistic = f"root_{i}", OF_DIM[i]
-    seen = f"local_{i}" if metric.cross else f"moment_{i}"
-    first = inverse_free.first_mean
-    return [
-        kept.on(i, f"size_{i}", first, statistic, "seen", floor=metric.damping),
-        kept.on(i, root, second_moment.regauge, root, f"size_{i}", power=-0.5),
-        kept.on(i, seen, inverse_free.congruence, statistic, root, dense=kept.dense(i)),
-    ]
+def _seen(kept: Factors, i: int, result: str) -> Line:
+    """The moment of dim i, seen through its factor."""
+    reads = (OF_DIM[i], f"root_{i}")
+    return kept.on(i, result, inverse_free.congruence, *reads, dense=kept.dense(i))
+
+
+def _sized(metric: SINGD, kept: Factors, group: tuple[int, ...], seen: str) -> list[Line]:
+    """Lines that give the product of these factors the size of their moments."""
+    reads = ("fresh", "seen", *kept.named(seen, group), *kept.named("root", group))
+    options = {"beta": metric.size_beta, "damping": metric.damping, "dense": kept.kinds(group)}
+    lines = [kept.on(group[0], "gain", inverse_free.moments_gain, *reads, **options)]
+    share = 1 / len(group)
+    for i in group:
+        for name, power in ((f"root_{i}", -share / 2), (f"{seen}_{i}", -share)):
+            lines.append(kept.on(i, name, second_moment.regauge, name, "gain", power=power))
+    return lines

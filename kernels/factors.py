@@ -28,30 +28,39 @@ def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
     return entries(sample != 0, seen).any(-1).to(seen.dtype)
 
 
+def gain_of(size: Tensor, fresh: Tensor, seen: Tensor, beta: float) -> Tensor:
+    """By which number S is to be multiplied for its size to be an average over the samples: (...)
+
+        q = 1 - w + w r
+
+    r: `size`, of a sample seen through S, 1 on average where S has the right size.  w: the weight
+    of the newest of `seen` samples, so that the first one gives S its size; where beta is 1, that
+    is all.  Factors that follow by bounded steps would take long for what one number can tell.
+    """
+    first = (seen == 1).to(seen.dtype)
+    weight = step_weight(seen, beta, unbiased=True) if beta < 1 else first
+    gain = (1 - weight) + weight * size  # this way round a size far below one keeps its digits
+    return torch.where((fresh > 0) & (gain > 0), gain, 1.0)
+
+
 def size_gain_plain(
     white: Tensor,
     fresh: Tensor,
     seen: Tensor,
-    *factors: Tensor,
+    *roots: Tensor,
     beta: float,
     share: float = 1.0,
     damping: float = 0.0,
     dense: tuple[bool, ...] = (),
 ) -> Tensor:
-    """By which number S is to be multiplied for its size to be an average over the samples: (...)
+    """The gain for r = share mean(W^2) + damping prod_i mean eigenvalue(K_i K_i^T): (...)
 
-        q = 1 + w (r - 1),  r = share mean(W^2) + damping prod_j mean eigenvalue(K_j K_j^T)
-
-    W is the sample seen through S: r is 1 on average where S has the right size.  w is the weight
-    of the newest of `seen` samples, so that the first one gives S its size.  Factors that follow
-    by bounded steps would take long for what one number can tell.
+    W is the sample seen through S.
     """
     size = share * entries(white, seen).square().mean(-1)
     if damping:
-        size = size + damping * mean_squares(factors, dense, size)
-    weight = step_weight(seen, beta, unbiased=True)
-    gain = 1 + weight * (size - 1)
-    return torch.where((fresh > 0) & (gain > 0), gain, 1.0)
+        size = size + damping * mean_squares(roots, dense, size)
+    return gain_of(size, fresh, seen, beta)
 
 
 def over(x: Tensor, factor: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ Source: Lin et al. 2024, arXiv:2312.05705 and arXiv:2402.03496.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from math import prod
+from operator import mul
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from modula.kernels.factors import (
     add_identity,
+    gain_of,
     grown,
     mean_squares,
     over,
@@ -85,13 +88,26 @@ def group_step_plain(
     return root * over(gauge[0].rsqrt(), root) if gauge else root
 
 
-def first_mean_plain(moment: Tensor, seen: Tensor, *, floor: float = 0.0) -> Tensor:
-    """The mean eigenvalue of M, plus floor, at the first sample; 1 before and after it: (...)
+def moments_gain_plain(
+    fresh: Tensor,
+    seen: Tensor,
+    *moments_and_roots: Tensor,
+    beta: float,
+    damping: float,
+    dense: tuple[bool, ...],
+) -> Tensor:
+    """The gain for r = prod_i trace(U_i) / d_i + damping prod_i mean eigenvalue(K_i K_i^T): (...)
 
-    moment: (..., d, d), seen: (...), perhaps with ones among its dims
+    dense  of each moment, and of the root of the same place
     """
-    size = moment.diagonal(dim1=-2, dim2=-1).mean(-1).reshape(seen.shape) + floor
-    return torch.where((seen == 1) & (size > 0), size, 1.0)
+    moments = moments_and_roots[: len(dense)]
+    diagonals = (
+        x.diagonal(dim1=-2, dim2=-1) if is_dense else x
+        for x, is_dense in zip(moments, dense, strict=True)
+    )
+    size = reduce(mul, (x.mean(-1) for x in diagonals))
+    size = size + damping * mean_squares(moments_and_roots[len(dense) :], dense, size)
+    return gain_of(size, fresh, seen, beta)
 
 
 def _moment_cost(shape: Shape, itemsize: int = 4, *, dim: int, dense: bool, **options: Any) -> Cost:
@@ -115,4 +131,4 @@ crossed = Op("crossed", crossed_plain, _products(0))
 log_gradient = Op("log_gradient", log_gradient_plain, _products(1))
 group_momentum = Op("group_momentum", group_momentum_plain, _products(0))
 group_step = Op("group_step", group_step_plain, _products(1))
-first_mean = Op("first_mean", first_mean_plain, _products(0))
+moments_gain = Op("moments_gain", moments_gain_plain, _products(0))

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from modula.kernels.factors import (
     add_identity,
+    gain_of,
     grown,
     mean_squares,
     over,
     product_cost,
-    size_gain_plain,
     square_plain,
     white_moment,
 )
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
+from modula.kernels.second_moment import entries
 
 FARTHEST = 1 / 8  # of a rotation: its angle, relative to the asymmetry's size
 
@@ -174,9 +175,9 @@ def size_balance_plain(
     beta: float,
     dense: tuple[bool, ...],
 ) -> Tensor:
-    """EQ's size_gain: r = mean(A^2) / prod_j mean eigenvalue(K_j^-1 K_j^-T), 1 at its optimum."""
-    expected = mean_squares(inverses, dense, fresh)
-    return size_gain_plain(white * over(expected.rsqrt(), white), fresh, seen, beta=beta)
+    """EQ's gain, for r = mean(A^2) / prod_j mean eigenvalue(K_j^-1 K_j^-T): 1 at its optimum."""
+    size = entries(white, seen).square().mean(-1) / mean_squares(inverses, dense, seen)
+    return gain_of(size, fresh, seen, beta)
 
 
 def prior_plain(inverse: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Tensor:

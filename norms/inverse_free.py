@@ -23,7 +23,8 @@ class InverseFree(Metric):
     momentum    of M, in the coordinates in which the Fisher matrix of S is a multiple of I
     damping     added to S, in units of batch_size G^2: a power of one has units
     size_beta   the size of S, one number, is an average with this factor: bounded steps alone
-                would be long in following gradients that grow
+                would be long in following gradients that grow.  1 leaves it to them, after the
+                first gradient, as published
     batch_size  B of a loss that is a mean over B examples: what a gradient of the summed loss
                 scatters is B times what that of the mean does
     square, max_dim, statistic   as for Kronecker
@@ -43,11 +44,8 @@ class InverseFree(Metric):
 
     def __post_init__(self) -> None:
         _check_steps(self)
-        if self.batch_size <= 0 or not 0 <= self.size_beta < 1:
-            raise ValueError(
-                "InverseFree needs batch_size > 0 and 0 <= size_beta < 1; got "
-                f"{self.batch_size} and {self.size_beta}"
-            )
+        if self.batch_size <= 0:
+            raise ValueError(f"InverseFree needs batch_size > 0; got {self.batch_size}")
 
     @property
     def power(self) -> float:
@@ -70,7 +68,8 @@ class SINGD(Metric):
     cross  whether each factor sees the other's size, as the KL projection of the Fisher matrix
            asks; without it (IKFAC) both traces are left out, S_out <- S_out + rate (E[e e^T] +
            damping I - S_out) to first order, which are K-FAC's averages
-    modes, rate, momentum, damping, max_dim   as for InverseFree
+    modes, rate, momentum, damping, size_beta, max_dim   as for InverseFree; IKFAC's two factors
+           have a size each
 
     Source: Lin et al. 2024, arXiv:2312.05705.
     """
@@ -80,6 +79,7 @@ class SINGD(Metric):
     momentum: float = 0.5
     damping: float = 1e-3
     cross: bool = True
+    size_beta: float = 0.95
     max_dim: int = 4096
 
     def __post_init__(self) -> None:
@@ -93,5 +93,5 @@ class SINGD(Metric):
 def _check_steps(metric: InverseFree | SINGD) -> None:
     if not 0 < metric.rate < 1 or not 0 <= metric.momentum < 1:
         raise ValueError(f"{metric} needs 0 < rate < 1 and 0 <= momentum < 1")
-    if metric.damping < 0 or metric.max_dim < 1:
-        raise ValueError(f"{metric} needs damping >= 0 and max_dim >= 1")
+    if metric.damping < 0 or metric.max_dim < 1 or not 0 <= metric.size_beta <= 1:
+        raise ValueError(f"{metric} needs damping >= 0, max_dim >= 1 and 0 <= size_beta <= 1")

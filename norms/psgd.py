@@ -58,7 +58,8 @@ class PSGD(Metric):
     horizon     the updates after which mu has fallen by sqrt(2)
     every       steps from one update of the factors to the next, fewer at first
     size_beta   the size of S, one number, is an average with this factor: bounded steps alone
-                would be long in following gradients that grow
+                would be long in following gradients that grow.  1 leaves it to them, after the
+                first gradient, as published
     bound_beta  L_i, the Lipschitz constant, falls by this factor a step at most; it rises at once
     damping     the smallest eigenvalue of a factor of S, in units of its mean: roots S_i^1/2 grow
                 by half of the root of that, as by Adam's epsilon
@@ -87,9 +88,9 @@ class PSGD(Metric):
                 "PSGD needs 0 < last_rate <= rate < 1 and horizon > 0; got "
                 f"last_rate {self.last_rate}, rate {self.rate}, horizon {self.horizon}"
             )
-        if not (0 <= self.bound_beta < 1 and 0 <= self.size_beta < 1 and self.damping >= 0):
+        if not (0 <= self.bound_beta < 1 and 0 <= self.size_beta <= 1 and self.damping >= 0):
             raise ValueError(
-                "PSGD needs 0 <= bound_beta < 1, 0 <= size_beta < 1 and damping >= 0; got "
+                "PSGD needs 0 <= bound_beta < 1, 0 <= size_beta <= 1 and damping >= 0; got "
                 f"bound_beta {self.bound_beta}, size_beta {self.size_beta}, "
                 f"damping {self.damping}"
             )

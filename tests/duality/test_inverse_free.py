@@ -73,7 +73,7 @@ def naive_step(
 
 
 def test_steps_are_those_of_a_plain_loop() -> None:
-    metric = InverseFree(rate=0.1, damping=1e-2, batch_size=5.0, square=False)
+    metric = InverseFree(rate=0.1, damping=1e-2, batch_size=5.0, square=False, size_beta=1.0)
     runner, first = Runner(metric, (3, 4)), draw(3, 4)
     scale = (5 * first.square().mean() + 1e-2) ** -0.25
     roots = [scale * torch.eye(d, dtype=DTYPE) for d in (3, 4)]
@@ -126,7 +126,7 @@ def test_ikfac_follows_the_averages_of_kfac_to_second_order() -> None:
     eyes = [torch.eye(len(m), dtype=DTYPE) for m in moments]
 
     def distance(rate: float) -> float:
-        metric = SINGD(rate=rate, momentum=0.0, damping=damping, cross=False)
+        metric = SINGD(rate=rate, momentum=0.0, damping=damping, cross=False, size_beta=1.0)
         runner = Runner(metric, (3, 4))
         runner.step(draw(3, 4), output_moment=eyes[0], input_moment=eyes[1])
         before = [moment_of(runner, i) for i in (0, 1)]

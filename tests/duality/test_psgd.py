@@ -107,7 +107,7 @@ def naive_step(roots: list[Tensor], g: Tensor, solver: Any, rate: float, bounds:
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_steps_are_those_of_a_plain_loop(solver: Any) -> None:
     rate = 0.2
-    options = {**PURE, "rate": rate, "last_rate": rate}
+    options = {**PURE, "rate": rate, "last_rate": rate, "size_beta": 1.0}
     quiet = PRO(rotate_every=1000) if isinstance(solver, PRO) else solver
     runner = Runner(PSGD(solver=quiet, **options), (3, 4))
     first = draw(3, 4)
@@ -128,7 +128,7 @@ def test_one_step_of_eq_is_that_of_the_published_package() -> None:
     """pytorch_optimizer.Kron draws a probe V; the mean over a basis of probes is our integral."""
     theirs = pytest.importorskip("pytorch_optimizer.optimizer.psgd")
     gradient = draw(3, 4)
-    runner = Runner(PSGD(solver=EQ(), **PURE), (3, 4))
+    runner = Runner(PSGD(solver=EQ(), size_beta=1.0, **PURE), (3, 4))
     runner.steps([draw(3, 4, seed=i) for i in range(1, 8)])
     q = [runner.state(f"root_{i}").mT.clone() for i in (0, 1)]
     _, (a, grams, applied) = theirs.initialize_q_expressions(gradient, 1.0, 99, 2, None, DTYPE)
@@ -155,6 +155,18 @@ def test_the_direction_does_not_depend_on_the_size_of_gradients(solver: Any, sca
     usual = Runner(PSGD(solver=solver), (4, 6)).steps(gradients)
     scaled = Runner(PSGD(solver=solver), (4, 6)).steps([scale * g for g in gradients])
     assert_close(usual, scaled, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_gradients_that_grow_are_followed_at_once(solver: Any) -> None:
+    """The size of S is an average of squares; the published bounded steps are far behind it."""
+    gradients = [10.0 ** min(i, 3) * draw(6, 6, seed=i) for i in range(12)]
+    followed, behind = (
+        Runner(PSGD(solver=solver, size_beta=beta), (6, 6)).steps(gradients).square().mean().sqrt()
+        for beta in (0.95, 1.0)
+    )
+    assert 0.5 < followed < 2
+    assert behind > 20
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
