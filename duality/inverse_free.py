@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
-from modula.duality.kronecker import Fitted, fit
+from modula.duality.fitted import Fitted, fit
 from modula.duality.program import Line, Slot
 from modula.kernels import factors, inverse_free, second_moment
 from modula.kernels.op import Shape
@@ -25,21 +25,21 @@ def _(metric: InverseFree, shape: Shape) -> str:
 @coordinates.register
 def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(fit(metric.product, shape), whole)
-    reads = ("white", "fresh", "seen", *kept.named("root", kept.estimated))
+    reads = ("white", "fresh", "seen", *kept.named("root", kept.fitted.estimated))
     size = {"beta": metric.size_beta, "share": metric.batch_size, "damping": metric.damping}
-    kinds = kept.kinds(kept.estimated)
+    kinds = kept.kinds(kept.fitted.estimated)
     lines = [
         *kept.counting("sample"),
         *kept.white("root"),
         kept.on_weight("gain", factors.size_gain, *reads, **size, dense=kinds),
         kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
-        *kept.resized(root=-0.5 / len(kept.estimated)),
+        *kept.resized(root=-0.5 / len(kept.fitted.estimated)),
     ]
-    for i in kept.estimated:
+    for i in kept.fitted.estimated:
         options = kept.along(i)
         options["share"] *= metric.batch_size
         moment = inverse_free.seen_moment
-        kind = kept.dense(i)
+        kind = kept.fitted.dense(i)
         lines.append(kept.on_weight(f"moment_{i}", moment, "white", **options, dense=kind))
     lines += _steps(metric, kept, coupled=True, limit=1.0)
     return kept.coordinates(lines, _slots(kept))
@@ -51,25 +51,25 @@ def _steps(metric: InverseFree | SINGD, kept: Factors, coupled: bool, limit: flo
     coupled  whether a factor sees the sizes of the others; then only their product means anything
     """
     lines = kept.gauges() if coupled else []
-    for i in kept.estimated:
+    for i in kept.fitted.estimated:
         order = kept.first(i) if coupled else (i,)
         reads, kinds = (f"moment_{i}", *kept.named("root", order)), kept.kinds(order)
         options = {"damping": metric.damping, "dense": kinds}
         lines.append(kept.on(i, f"change_{i}", inverse_free.log_gradient, *reads, **options))
-    for i in kept.estimated:
+    for i in kept.fitted.estimated:
         speed, root = f"speed_{i}", f"root_{i}"
         average = inverse_free.group_momentum
         lines.append(
             kept.on(i, speed, average, speed, f"change_{i}", "fresh", beta=metric.momentum)
         )
         reads = (root, speed, "fresh", *((f"gauge_{i}",) if coupled else ()))
-        options = {"rate": metric.rate, "limit": limit, "dense": kept.dense(i)}
+        options = {"rate": metric.rate, "limit": limit, "dense": kept.fitted.dense(i)}
         lines.append(kept.on(i, root, inverse_free.group_step, *reads, **options))
     return lines + (kept.squares() if kept.whole else [])
 
 
 def _slots(kept: Factors) -> list[tuple[str, Slot]]:
-    speeds = [(f"speed_{i}", Slot(kept.shape(i))) for i in kept.estimated]
+    speeds = [(f"speed_{i}", Slot(kept.fitted.factor_shape(i))) for i in kept.fitted.estimated]
     return [*kept.identities("root"), *speeds]
 
 
@@ -102,7 +102,7 @@ def _(metric: SINGD, shape: Shape) -> str:
 @coordinates.register
 def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(layers(metric, shape), whole)
-    every = kept.estimated
+    every = kept.fitted.estimated
     seen = "local" if metric.cross else "moment"
     lines = kept.counting(OF_DIM[every[0]])
     lines += [_seen(kept, i, f"{seen}_{i}") for i in every]
@@ -122,7 +122,7 @@ def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
 def _seen(kept: Factors, i: int, result: str) -> Line:
     """The moment of dim i, seen through its factor."""
     reads = (OF_DIM[i], f"root_{i}")
-    return kept.on(i, result, inverse_free.congruence, *reads, dense=kept.dense(i))
+    return kept.on(i, result, inverse_free.congruence, *reads, dense=kept.fitted.dense(i))
 
 
 def _sized(metric: SINGD, kept: Factors, group: tuple[int, ...], seen: str) -> list[Line]:

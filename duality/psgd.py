@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
-from modula.duality.kronecker import fit
+from modula.duality.fitted import fit
 from modula.duality.program import Line
 from modula.kernels import factors, psgd, second_moment
 from modula.kernels.op import Shape
@@ -40,7 +40,7 @@ def _follow(solver: Solver, metric: PSGD, kept: Factors) -> list[Line]:
 
 @_follow.register
 def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
-    share = 0.5 / len(kept.estimated)  # of each P_i in S^-1/2
+    share = 0.5 / len(kept.fitted.estimated)  # of each P_i in S^-1/2
     size = {"beta": metric.size_beta}
     lines = [
         *kept.white("inverse"),
@@ -48,7 +48,7 @@ def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
         kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
         *kept.resized(root=-share / 2, inverse=-share),
     ]
-    for i in kept.estimated:
+    for i in kept.fitted.estimated:
         order = kept.first(i)
         lines.append(
             kept.on_weight(
@@ -62,11 +62,11 @@ def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
         )
         lines.append(_bound(metric, kept, i, f"moment_{i}"))
     lines += kept.gauges()
-    for i in kept.estimated:
+    for i in kept.fitted.estimated:
         reads = (f"moment_{i}", f"bound_{i}", f"gauge_{i}", "fresh", "seen")
-        options = {**_rate(metric), "dense": kept.dense(i)}
+        options = {**_rate(metric), "dense": kept.fitted.dense(i)}
         lines.append(kept.on(i, f"root_{i}", psgd.whitening_step, f"root_{i}", *reads, **options))
-        if kept.dense(i):
+        if kept.fitted.dense(i):
             turned = kept.on(i, f"root_{i}", psgd.rotated, f"root_{i}")
             lines.append(replace(turned, every=solver.rotate_every))
     return lines + kept.squares()
@@ -75,18 +75,18 @@ def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
 @_follow.register
 def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
     lines = kept.white("root")
-    for i in kept.estimated:
-        kind, root = kept.dense(i), f"root_{i}"
+    for i in kept.fitted.estimated:
+        kind, root = kept.fitted.dense(i), f"root_{i}"
         lines.append(kept.on(i, f"inverse_{root}", psgd.inverse_factor, root, dense=kind))
-    reads = ("white", "fresh", "seen", *kept.named("inverse_root", kept.estimated))
-    size = {"beta": metric.size_beta, "dense": kept.kinds(kept.estimated)}
-    share = 0.25 / len(kept.estimated)  # of each K_i in S^-1/2
+    reads = ("white", "fresh", "seen", *kept.named("inverse_root", kept.fitted.estimated))
+    size = {"beta": metric.size_beta, "dense": kept.kinds(kept.fitted.estimated)}
+    share = 0.25 / len(kept.fitted.estimated)  # of each K_i in S^-1/2
     lines += [
         kept.on_weight("gain", psgd.size_balance, *reads, **size),
         kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.25),
         *kept.resized(root=-share, inverse_root=share),
     ]
-    for i in kept.estimated:
+    for i in kept.fitted.estimated:
         order = kept.first(i)
         kinds = kept.kinds(order)
         lines.append(
@@ -103,9 +103,9 @@ def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
         lines.append(kept.on(i, f"prior_{i}", psgd.prior, *names, dense=kinds))
         lines.append(_bound(metric, kept, i, f"moment_{i}", f"prior_{i}"))
     lines += kept.gauges()
-    for i in kept.estimated:
+    for i in kept.fitted.estimated:
         reads = (f"moment_{i}", f"prior_{i}", f"bound_{i}", f"gauge_{i}", "fresh", "seen")
-        options = {**_rate(metric), "dense": kept.dense(i)}
+        options = {**_rate(metric), "dense": kept.fitted.dense(i)}
         lines.append(kept.on(i, f"root_{i}", psgd.triangular_step, f"root_{i}", *reads, **options))
     return lines + (kept.squares() if kept.whole else [])
 
@@ -117,7 +117,7 @@ def _bound(metric: PSGD, kept: Factors, i: int, *reads: str) -> Line:
         psgd.running_bound,
         *(f"bound_{i}", "fresh", *reads),
         beta=metric.bound_beta,
-        dense=kept.dense(i),
+        dense=kept.fitted.dense(i),
     )
 
 

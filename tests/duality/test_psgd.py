@@ -4,23 +4,29 @@ from itertools import product
 from typing import Any
 
 import pytest
+import pytorch_optimizer.optimizer.psgd as theirs
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.duality import Batch, certify
+from modula.duality import Batch, Setting, Sharp, certify
 from modula.duality.coordinates import coordinates, describe
+from modula.duality.explain import known_as
 from modula.manifolds import Euclidean
 from modula.norms import (
     EQ,
+    L2,
     PRO,
     PSGD,
+    SINGD,
     Dense,
     DiagonalMode,
     Flat,
     InCoordinates,
+    InverseFree,
     Kronecker,
     Memory,
+    Metric,
     Mode,
     Spectral,
 )
@@ -126,7 +132,6 @@ def test_steps_are_those_of_a_plain_loop(solver: Any) -> None:
 
 def test_one_step_of_eq_is_that_of_the_published_package() -> None:
     """pytorch_optimizer.Kron draws a probe V; the mean over a basis of probes is our integral."""
-    theirs = pytest.importorskip("pytorch_optimizer.optimizer.psgd")
     gradient = draw(3, 4)
     runner = Runner(PSGD(solver=EQ(), size_beta=1.0, **PURE), (3, 4))
     runner.steps([draw(3, 4, seed=i) for i in range(1, 8)])
@@ -283,6 +288,31 @@ def test_the_sandwich_is_certified(solver: Any, shape: tuple[int, int]) -> None:
     )
     assert certificate.norm <= 1.12
     assert -1e-9 <= certificate.gap <= 0.12
+
+
+@pytest.mark.parametrize("metric", [PSGD(), PSGD(solver=EQ()), InverseFree()], ids=str)
+@pytest.mark.parametrize("shape", [(1,), (5,), (1, 1), (1, 6), (3, 1, 4), (4, 2, 3, 3)], ids=str)
+def test_any_shape_has_a_metric(metric: Metric, shape: tuple[int, ...]) -> None:
+    """O32."""
+    direction = Runner(metric, shape).steps([draw(*shape, seed=i) for i in range(4)])
+    assert direction.shape == shape
+    assert direction.isfinite().all()
+    assert 0 < (direction * draw(*shape, seed=3)).sum()
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        (PSGD(), "PSGD-PRO"),
+        (PSGD(solver=EQ()), "PSGD Kron"),
+        (InverseFree(), "IF-Shampoo"),
+        (SINGD(), "SINGD"),
+        (SINGD(cross=False), "IKFAC"),
+    ],
+    ids=str,
+)
+def test_the_plan_knows_their_names(metric: Metric, name: str) -> None:
+    assert known_as(Setting(L2(2), metric=metric, potential=Sharp()), None) == name
 
 
 def test_it_says_what_it_is() -> None:
