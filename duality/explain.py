@@ -14,9 +14,11 @@ from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.eigenbasis import Eigenbasis
+from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import KL, Flat, Kronecker, Sum, TraceScaled
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
+from modula.norms.psgd import EQ, PSGD
 from modula.norms.vector import L2, EuclideanLength, Max
 
 
@@ -74,6 +76,21 @@ def _(metric: Eigenbasis, weight_decay: float | None) -> str:
     if isinstance(metric.kronecker.fit, KL):
         return "KL-SOAP"
     return "EShampoo" if metric.kronecker.instant else "SOAP"
+
+
+@_of_metric.register
+def _(metric: PSGD, weight_decay: float | None) -> str:
+    return "PSGD Kron" if isinstance(metric.solver, EQ) else "PSGD-PRO"
+
+
+@_of_metric.register
+def _(metric: InverseFree, weight_decay: float | None) -> str:
+    return "IF-Shampoo"
+
+
+@_of_metric.register
+def _(metric: SINGD, weight_decay: float | None) -> str:
+    return "SINGD" if metric.cross else "IKFAC"
 
 
 def _innermost(norm: Norm) -> Norm:

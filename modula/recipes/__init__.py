@@ -17,6 +17,7 @@ from modula.recipes.constrained import (
 )
 from modula.recipes.eigenbasis import eshampoo, kl_soap, soap, soap_muon
 from modula.recipes.entrywise import adamw, lion, sgd, sign
+from modula.recipes.inverse_free import if_shampoo, psgd, psgd_pro, singd
 from modula.recipes.kronecker import kl_shampoo
 from modula.recipes.matrices import SCALES, muon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
@@ -47,6 +48,10 @@ RECIPES: Mapping[str, Recipe] = {
         kl_soap,
         eshampoo,
         soap_muon,
+        psgd_pro,
+        psgd,
+        if_shampoo,
+        singd,
     )
 }
 
