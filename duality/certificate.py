@@ -13,6 +13,7 @@ from modula.duality.hyperplane import is_hyperplane, least_bound
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.region import Region
 from modula.manifolds.stiefel import Stiefel
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
@@ -64,9 +65,12 @@ def certify(
             "certify needs weight, gradient and direction of one shape; got "
             f"{tuple(weight.shape)}, {tuple(gradient.shape)}, {tuple(direction.shape)}"
         )
-    w, g, d = (x.detach().double() for x in (weight, gradient, direction))
+    # The step -D is what has to be tangent: at the boundary of a region D itself need not be.
+    w, g, d = weight.detach().double(), -gradient.detach().double(), -direction.detach().double()
     tangent, slope = manifold.to_tangent(w, d), manifold.to_tangent(w, g)
     length = torch.linalg.vector_norm(d)
+    if isinstance(manifold, Region):
+        slope = g  # whose normal part counts: it can turn a way along the boundary into an ascent
     repaired = tangent / norm(tangent).clamp(min=1.0)
     # <slope, D'> is <G, D'> without the rounding that a large normal part of G would leave in it.
     attained = (slope * repaired).sum()

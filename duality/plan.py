@@ -16,10 +16,14 @@ from modula.duality.decay import Decay, as_decay
 from modula.duality.explain import known_as
 from modula.duality.program import Line, Program, line
 from modula.duality.proposal import proposed
+from modula.duality.rotations import chart_shape, rotating
 from modula.duality.rules import Derived, Setting, rule_name
 from modula.duality.scalers import Scaler
 from modula.kernels import apply
 from modula.kernels.op import Shape
+from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
+from modula.manifolds.rotations import Rotations
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,13 @@ class Row:
 def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> Program:
     """The whole update of one weight: momentum, direction, scalers, decay, step, retraction."""
     setting, decay = declaration.setting, as_decay(declaration.weight_decay)
+    rotations = _rotations(setting)
+    if rotations is not None:
+        setting.manifold.check_shape(tuple(shape))
+        free = replace(declaration, setting=replace(setting, manifold=Euclidean()))
+        inner = program_of(free, chart_shape(rotations, shape), name)
+        program = rotating(inner, rotations, shape)
+        return replace(program, proposal=_counting(program.proposal))
     derived = proposed(setting, shape, name, decay)
     for scaler in declaration.scalers:
         derived = scaler.applied(derived, setting, shape)
@@ -88,6 +99,7 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
         direction=derived.direction,
         query=query,
         slots=derived.slots,
+        draw=derived.draw,
     )
 
 
@@ -102,6 +114,17 @@ def _with_decayed_gradient(
     lines = (first, *(each.renamed(names) for each in derived.lines))
     direction = names.get(derived.direction, derived.direction)
     return replace(derived, lines=lines, direction=direction), names.get(query, query)
+
+
+def _rotations(setting: Setting) -> Rotations | None:
+    """How the weight is rotated, if that is how it moves."""
+    return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
+
+
+def _rule(setting: Setting) -> str:
+    if _rotations(setting) is None:
+        return rule_name(setting)
+    return f"{rule_name(replace(setting, manifold=Euclidean()))}, rotating"
 
 
 def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
@@ -126,7 +149,7 @@ def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> 
         momentum=str(setting.momentum),
         scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
-        rule=rule_name(setting),
+        rule=_rule(setting),
         known_as=known_as(setting, declaration.weight_decay, declaration.scalers),
         program=program,
         twin="plain",

@@ -13,9 +13,7 @@ def add_decay_plain(x: Tensor, weight: Tensor, *, rate: float, scale: float = 1.
     return x + (scale * rate) * weight
 
 
-def add_decay_foreach(
-    xs: Tensors, weights: Tensors, *, rate: float, scale: list[float]
-) -> Tensors:
+def add_decay_foreach(xs: Tensors, weights: Tensors, *, rate: float, scale: list[float]) -> Tensors:
     """add_decay_plain over lists."""
     return [x + (s * rate) * w for x, w, s in zip(xs, weights, scale, strict=True)]
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modula.manifolds.base import Manifold
+from modula.manifolds.region import Region
 from modula.norms.base import Norm
 from modula.norms.from_dual import FromDual
 
@@ -122,19 +123,25 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
         _, v, t = tangent(x, v)
         return ((v - t) * t).sum().abs()
 
+    def apart(x: Tensor, v: Tensor) -> Tensor:
+        point, _, t = tangent(x, v)
+        along = ((v - t) * manifold.to_tangent(point, v.flip(-1))).sum()
+        return along.clamp(min=0) if isinstance(manifold, Region) else along.abs()
+
     def lands(x: Tensor, v: Tensor) -> Tensor:
         point, _, t = tangent(x, v)
         return manifold.residual(manifold.retract(point, 0.1 * t))
 
     def first_order(x: Tensor, v: Tensor) -> Tensor:
         point, _, t = tangent(x, v)
-        step = 1e-5 * t / t.norm().clamp(min=1e-30)
-        return (manifold.retract(point, step) - point - step).abs().max() * 1e4
+        step = 1e-7 * t / t.norm().clamp(min=1e-30)
+        return (manifold.retract(point, step) - point - step).abs().max() * 1e6
 
     return {
         "residual(project(x)) == 0": lambda x, v: manifold.residual(tangent(x, v)[0]),
         "to_tangent is a projection": idempotent,
         "to_tangent is orthogonal": orthogonal,
+        "to_tangent removes nothing along a tangent": apart,
         "residual(retract(x, v)) == 0": lands,
         "retract(x, v) == x + v + O(v^2)": first_order,
     }

@@ -15,7 +15,15 @@ import modula.manifolds
 import modula.norms
 from modula.duality import Certificate, NoRule, Program, Setting, certify, derive
 from modula.errors import UserError
-from modula.manifolds import Euclidean, Manifold, Oblique, Sphere, Stiefel
+from modula.manifolds import (
+    Euclidean,
+    Isospectral,
+    Manifold,
+    Oblique,
+    SpectralBall,
+    Sphere,
+    Stiefel,
+)
 from modula.norms import L2, RMS, Columns, Frobenius, Max, Norm, Nuclear, RMSToRMS, Rows, Spectral
 
 NORMS: tuple[Norm, ...] = (
@@ -33,6 +41,8 @@ MANIFOLDS: tuple[Manifold, ...] = (
     Oblique("rows"),
     Oblique("columns"),
     Stiefel(),
+    SpectralBall(5.0),  # of which a Gaussian matrix is partly inside, partly outside
+    Isospectral(),
 )
 EXACT = 1e-5
 SHAPES = ((24, 24), (48, 16), (16, 48))
