@@ -22,7 +22,7 @@ class Decay(ABC):
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < float("inf"):
-            raise ValueError(f"a weight decay must be zero or positive, and finite; got {self}")
+            raise ValueError(f"weight_decay must be zero or positive, and finite; got {self.rate}")
 
     @property
     def live(self) -> Live:
@@ -120,27 +120,6 @@ class Cautious(Decay):
             "weight",
             direction,
             "lr",
-            rate=self.live,
-            scale=float(budget),
-        )
-
-
-@dataclass(frozen=True)
-class Scheduled(Decay):
-    """(1 - lr budget rate / sqrt(v)) w, v the mean of all entries' second moments: AdamS.
-
-    v is one number for the network: the mean over the entries of all weights with a Diagonal
-    metric.  Decay then keeps step with updates that shrink with the gradient.
-    Source: Xie et al. 2023, arXiv:2011.11152.
-    """
-
-    def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
-        return line(
-            "weight",
-            decay.scheduled_decay,
-            "weight",
-            "lr",
-            "mean_square",
             rate=self.live,
             scale=float(budget),
         )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modula.duality.coordinates import describe
-from modula.duality.decay import Decay, as_decay
+from modula.duality.decay import Decay, as_decay, has_decay
 from modula.duality.explain import known_as
 from modula.duality.program import Line, Program, line
 from modula.duality.proposal import proposed
@@ -46,6 +46,7 @@ class Declaration:
     scalers: tuple[Scaler, ...] = ()
 
     def __post_init__(self) -> None:
+        as_decay(self.weight_decay)  # refuses what is no rate
         kinds = [type(scaler).__name__ for scaler in self.scalers]
         if len({*kinds}) < len(kinds):
             raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")
@@ -150,7 +151,7 @@ def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> 
         scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
         rule=_rule(setting),
-        known_as=known_as(setting, declaration.weight_decay, declaration.scalers),
+        known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
         program=program,
         twin="plain",
         flops=cost.flops,

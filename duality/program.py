@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modula.kernels.op import Cost, Locality, Op, Shape
 
-INPUTS = ("weight", "gradient", "lr", "mean_square")  # the last: see duality.decay.Scheduled
+INPUTS = ("weight", "gradient", "lr")
 COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 SAMPLED_GRADIENT = "sampled_gradient"  # of the loss at labels drawn from the network itself

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modula.declare import geometries_of
 from modula.duality import (
+    Decay,
     Declaration,
     Momentum,
     Potential,
@@ -21,7 +22,7 @@ from modula.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.metric import Diagonal, Memory, Metric
 from modula.norms.vector import L2
-from modula.optimizer import Group, check_not_negative
+from modula.optimizer import Group
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
 
@@ -36,12 +37,11 @@ def entrywise(
     model: nn.Module,
     norm: Callable[[int], Norm],
     momentum: Momentum,
-    weight_decay: float,
+    weight_decay: float | Decay,
     potential: Potential = Unit(),
     metric: Metric | None = None,
 ) -> Group:
     """One group in which every weight, whatever its role, is measured entry by entry."""
-    check_not_negative("weight_decay", weight_decay)
     return Group(
         {
             name: Declaration(
@@ -70,13 +70,12 @@ def matrices_and_others(
     lr: float,
     setting_of: Callable[[Geometry, Tensor], Setting],
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     adamw_lr: float = 3e-3,
     adamw_betas: tuple[float, float] = (0.9, 0.95),
-    adamw_weight_decay: float = 0.0,
+    adamw_weight_decay: float | Decay = 0.0,
 ) -> list[Group]:
     """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW."""
-    check_not_negative("weight_decay", weight_decay)
     matrices: dict[str, Declaration] = {}
     others: dict[str, Declaration] = {}
     for name, (geometry, weight) in weights_of(model).items():

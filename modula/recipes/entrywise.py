@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from modula.duality import Average, HeavyBall, NoMomentum, QueryStore, Sharp
+from modula.duality import Average, Decay, HeavyBall, NoMomentum, QueryStore, Sharp
 from modula.norms.vector import L2, Max
 from modula.optimizer import SteepestDescent
 from modula.recipes.common import adam, entrywise
@@ -18,7 +18,7 @@ def sgd(
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Gradient descent: Frobenius, as long as the gradient.
@@ -37,7 +37,7 @@ def sign(
     lr: float = 1e-3,
     *,
     momentum: float = 0.9,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Sign descent (Signum): the largest entry, at unit length.
@@ -56,7 +56,7 @@ def lion(
     lr: float = 1e-4,
     *,
     betas: tuple[float, float] = (0.9, 0.99),
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Lion: sign descent that asks one average and stores another.
@@ -75,7 +75,7 @@ def adamw(
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    weight_decay: float | Decay = 0.01,
     **options: Any,
 ) -> SteepestDescent:
     """AdamW: Frobenius under a diagonal metric to the power 1/2; equal to torch.optim.AdamW.

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modula.duality import Average, Declaration, Setting
+from modula.duality import Average, Decay, Declaration, Setting
 from modula.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
@@ -42,11 +42,11 @@ def muon(
     *,
     momentum: float = 0.95,
     nesterov: bool = True,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     scale: str = "rms",
     adamw_lr: float = 3e-3,
     adamw_betas: tuple[float, float] = (0.9, 0.95),
-    adamw_weight_decay: float = 0.0,
+    adamw_weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Muon on hidden matrices, AdamW on embeddings, heads, biases and gains.
