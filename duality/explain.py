@@ -14,7 +14,7 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
-from modula.norms.kronecker import KL, Flat, Kronecker, Sum, TraceScaled
+from modula.norms.kronecker import KL, DenseIfShortest, Flat, Kronecker, Sum, TraceScaled
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
 from modula.norms.vector import L2, EuclideanLength, Max
@@ -95,13 +95,17 @@ def _of_metric(metric: Metric, decayed: bool) -> str:
 def _(metric: Diagonal, decayed: bool) -> str:
     if metric.memory.beta == 1:
         return "AdaGrad"
+    if metric.power == 1 and metric.statistic == "gradient":
+        return "root-free RMSProp"
+    if not metric.memory.unbiased:
+        return "RMSProp"
     return "AdamW" if decayed else "Adam"
 
 
 @_of_metric.register
 def _(metric: Kronecker, decayed: bool) -> str:
     modes = metric.modes if isinstance(metric.modes, tuple) else (metric.modes,)
-    sides = "one-sided " if any(isinstance(mode, Flat) for mode in modes) else ""
+    sides = "one-sided " if any(isinstance(mode, Flat | DenseIfShortest) for mode in modes) else ""
     root = "" if metric.power == 0.5 else ", root-free"
     fit = {Sum: "Shampoo", TraceScaled: "Shampoo squared", KL: "KL-Shampoo"}[type(metric.fit)]
     return ("one-sided Shampoo" if sides else fit) + root

@@ -198,7 +198,8 @@ class Graft(Scaler):
     setting: Setting
 
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
-        other = _beside(derived, proposed(self.setting, shape))
+        graft = replace(self.setting, norm=self.setting.norm.over(len(shape)))
+        other = _beside(derived, proposed(graft, shape))
         ndim = len(shape)
         return _then(
             derived,

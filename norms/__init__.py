@@ -9,6 +9,7 @@ from modula.norms.from_dual import FromDual
 from modula.norms.kronecker import (
     KL,
     Dense,
+    DenseIfShortest,
     DiagonalMode,
     Fit,
     Flat,
@@ -47,6 +48,7 @@ __all__ = [
     "Fit",
     "DiagonalMode",
     "Dense",
+    "DenseIfShortest",
     "KL",
     "LinearMap",
     "LinearChain",

@@ -15,9 +15,9 @@ from modula.recipes.constrained import (
     spectral_sphere,
     unit_condition,
 )
-from modula.recipes.entrywise import adamw, lion, sgd, sign
-from modula.recipes.kronecker import kl_shampoo
-from modula.recipes.matrices import SCALES, muon, scion
+from modula.recipes.entrywise import adagrad, adam, adamw, lion, rmsprop, root_free, sgd, sign
+from modula.recipes.kronecker import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
+from modula.recipes.matrices import SCALES, adamuon, muon, normuon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
 
 Recipe = Callable[..., SteepestDescent]
@@ -29,8 +29,14 @@ RECIPES: Mapping[str, Recipe] = {
         sign,
         lion,
         muon,
+        normuon,
+        adamuon,
         scion,
         adamw,
+        adam,
+        rmsprop,
+        adagrad,
+        root_free,
         modular,
         clipped,
         agd,
@@ -42,6 +48,10 @@ RECIPES: Mapping[str, Recipe] = {
         spectral_sphere,
         poet,
         kl_shampoo,
+        shampoo,
+        shampoo_squared,
+        one_sided,
+        asgo,
     )
 }
 

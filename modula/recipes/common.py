@@ -13,6 +13,7 @@ from modula.duality import (
     Declaration,
     Momentum,
     Potential,
+    Scaler,
     Setting,
     Sharp,
     Unbiased,
@@ -54,7 +55,7 @@ def entrywise(
     )
 
 
-def adam(betas: tuple[float, float], eps: float) -> dict[str, Any]:
+def adam_options(betas: tuple[float, float], eps: float) -> dict[str, Any]:
     """The options of a Setting that make it Adam."""
     if not 0 <= betas[1] < 1:
         raise ValueError(f"Adam needs 0 <= beta < 1 for its second average; got {betas[1]}")
@@ -74,15 +75,19 @@ def matrices_and_others(
     adamw_lr: float = 3e-3,
     adamw_betas: tuple[float, float] = (0.9, 0.95),
     adamw_weight_decay: float | Decay = 0.0,
+    scalers: tuple[Scaler, ...] = (),
 ) -> list[Group]:
-    """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW."""
+    """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW.
+
+    scalers  those of the first group
+    """
     matrices: dict[str, Declaration] = {}
     others: dict[str, Declaration] = {}
     for name, (geometry, weight) in weights_of(model).items():
         if geometry.role in MATRIX_ROLES:
             setting = setting_of(geometry, weight)
-            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None)
+            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None, scalers)
         else:
-            setting = Setting(L2(weight.ndim), **adam(adamw_betas, 1e-8))
+            setting = Setting(L2(weight.ndim), **adam_options(adamw_betas, 1e-8))
             others[name] = Declaration(setting, geometry.role, 1.0, adamw_weight_decay or None)
     return [Group(matrices, lr), Group(others, adamw_lr)]
