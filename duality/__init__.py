@@ -16,6 +16,14 @@ from modula.duality import (
 )
 from modula.duality.certificate import Certificate, certify
 from modula.duality.compiler import Batch, batches
+from modula.duality.decay import (
+    BehindMetric,
+    Cautious,
+    Coupled,
+    Decay,
+    Decoupled,
+    Independent,
+)
 from modula.duality.momentum import (
     Average,
     Behind,
@@ -30,6 +38,15 @@ from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
 from modula.duality.potential import Clip, Potential, Sharp, Unit, Within
 from modula.duality.program import Line, Live, Program, Slot, line
 from modula.duality.rules import Derived, NoRule, Setting, derive, derives
+from modula.duality.scalers import (
+    EntryMoments,
+    Graft,
+    Hyperball,
+    LimitRMS,
+    MatchRMS,
+    RowMoments,
+    Scaler,
+)
 
 # The rule files register themselves when imported.
 RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
@@ -42,14 +59,25 @@ __all__ = [
     "Average",
     "Batch",
     "Behind",
+    "BehindMetric",
     "Between",
+    "Cautious",
     "Certificate",
     "Clip",
+    "Coupled",
+    "Decay",
     "Declaration",
+    "Decoupled",
     "Derived",
+    "EntryMoments",
+    "Graft",
     "HeavyBall",
+    "Hyperball",
+    "Independent",
+    "LimitRMS",
     "Line",
     "Live",
+    "MatchRMS",
     "Momentum",
     "NoMomentum",
     "NoRule",
@@ -58,6 +86,8 @@ __all__ = [
     "Program",
     "QueryStore",
     "Row",
+    "RowMoments",
+    "Scaler",
     "Setting",
     "Sharp",
     "Slot",

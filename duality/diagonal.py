@@ -14,15 +14,16 @@ from modula.norms.metric import Diagonal, Memory, Scalar
 
 @dataclass(frozen=True)
 class PowerOfSquares:
-    """C = (S^power + floor)^share, entry by entry, where S is an average of squares."""
+    """C = ((batch S)^power + floor)^share, entry by entry, where S is an average of squares."""
 
     power: float
     floor: float
     share: float
+    batch: int = 1
 
     def __call__(self, *tensors: Tensor) -> LinearMap:
         (square,) = tensors
-        scale = square**self.power + self.floor
+        scale = (self.batch * square) ** self.power + self.floor
         # Where no gradient was ever seen nothing is known, and nothing but zero comes along.
         return Elementwise(scale.where(scale > 0, 1.0) ** self.share)
 
@@ -45,7 +46,7 @@ def average_of_squares(memory: Memory, state: str, read: str) -> tuple[Line, ...
 
 @coordinates.register
 def _(metric: Diagonal, shape: Shape, whole: bool) -> Coordinates:
-    build = PowerOfSquares(metric.power, metric.floor, 1.0 if whole else 0.5)
+    build = PowerOfSquares(metric.power, metric.floor, 1.0 if whole else 0.5, metric.batch)
     return Coordinates(
         before=average_of_squares(metric.memory, "square", "sample"),
         core=(Applied(build, ("square",)),),

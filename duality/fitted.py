@@ -7,7 +7,7 @@ from math import prod
 
 from modula.kernels.op import Shape
 from modula.norms.base import Blocks
-from modula.norms.kronecker import Dense, DiagonalMode, Flat, Kronecker, Mode
+from modula.norms.kronecker import Dense, DenseIfShortest, DiagonalMode, Flat, Kronecker, Mode
 from modula.norms.vector import L2
 
 FEW_BLOCKS = 8  # a weight up to this many times longer than wide is cut into square blocks
@@ -84,6 +84,7 @@ def fit(metric: Kronecker, shape: Shape) -> Fitted:
             f"{metric} declares {len(modes)} modes for a weight of {ndim} dims {merged}: "
             "give one for each dim, or a single one for all"
         )
+    modes = _chosen(merged, modes)
     taps = tuple(prod(shape[names.index(n)] for n in group[1:]) for group in groups)
     counts = _blocks(metric, merged, modes, taps)
     sizes = tuple(size // count for size, count in zip(merged, counts, strict=True))
@@ -91,6 +92,15 @@ def fit(metric: Kronecker, shape: Shape) -> Fitted:
     if prod(counts) == 1 and merged == tuple(shape):
         return Fitted(metric, None, merged, modes)
     return Fitted(metric, _view(names, groups, counts, sizes), (*counts, *sizes), modes)
+
+
+def _chosen(shape: tuple[int, ...], modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
+    """The modes, those that depend on the shape decided."""
+    shortest = shape.index(min(shape))
+    return tuple(
+        (Dense() if i == shortest else Flat()) if isinstance(mode, DenseIfShortest) else mode
+        for i, mode in enumerate(modes)
+    )
 
 
 def _merged(

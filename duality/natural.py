@@ -71,11 +71,14 @@ def adam(setting: Setting, shape: Shape) -> Derived:
     """
     metric = cast(Diagonal, setting.metric)
     found = coordinates(metric, shape, whole=True)
+    scale = metric.batch**-metric.power
+    floor = metric.floor * scale
     return Derived(
         (
             *_Composer(found, metric, shape).observing(found.before),
-            line("direction", whiten, "query", "square", power=metric.power, floor=metric.floor),
+            line("direction", whiten, "query", "square", power=metric.power, floor=floor),
         ),
+        scale=scale,
         slots=found.slots,
     )
 

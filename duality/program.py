@@ -196,7 +196,8 @@ class Program:
     def is_elementwise(self) -> bool:
         """Whether entries never mix, so that weights of any shape share a batch."""
         local = all(each.op.locality is Locality.ELEMENTWISE for each in self.lines)
-        return local and not self.slots and not self.statistics
+        own_shape = all(slot.shape is None for _, slot in self.slots)
+        return local and own_shape and not self.statistics
 
     def cost(self, shape: Shape, itemsize: int) -> Cost:
         """Work of one step on one weight, averaged over the steps that a line is left out."""

@@ -18,6 +18,7 @@ from modula.duality import (
     Average,
     Batch,
     Clip,
+    Decay,
     Declaration,
     Momentum,
     Plan,
@@ -68,7 +69,8 @@ class SteepestDescent(torch.optim.Optimizer):
     lr            norm of one step, or Automatic(): then param_groups hold a multiplier
     momentum      which average m of the gradients is followed
     potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller
-    weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in
+    weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in; a
+                  Decay acts elsewhere
     groups        declarations by group, in place of the network's own (recipes use this)
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
 
@@ -85,13 +87,12 @@ class SteepestDescent(torch.optim.Optimizer):
         *,
         momentum: Momentum = Average(0.95),
         potential: Potential = Unit(),
-        weight_decay: float = 0.0,
+        weight_decay: float | Decay = 0.0,
         groups: Sequence[Group] | None = None,
         maximize: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
-        check_not_negative("weight_decay", weight_decay)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
         self.length_rule = _length_rule(lr, potential)
@@ -377,7 +378,7 @@ def declarations_of(
     model: nn.Module,
     momentum: Momentum = Average(0.95),
     potential: Potential = Unit(),
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
 ) -> dict[str, Declaration]:
     """The network's own geometry and budgets; budgets are 1 where no masses are declared."""
     budgets = budgets_of(model)
@@ -442,7 +443,7 @@ def _names(group: Mapping[str, Any]) -> list[str]:
 def _fingerprint(declaration: Declaration) -> str:
     setting = declaration.setting
     parts = (setting.norm, setting.manifold, setting.metric, setting.potential, setting.momentum)
-    return f"{' '.join(map(str, parts))} budget {declaration.budget:.6g}"
+    return f"{' '.join(map(str, (*parts, *declaration.scalers)))} budget {declaration.budget:.6g}"
 
 
 def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import (
     KL,
     Dense,
+    DenseIfShortest,
     DiagonalMode,
     Fit,
     Flat,
@@ -57,6 +58,7 @@ __all__ = [
     "Fit",
     "DiagonalMode",
     "Dense",
+    "DenseIfShortest",
     "KL",
     "LinearMap",
     "LinearChain",

@@ -125,6 +125,8 @@ class Diagonal(Metric):
 
     floor      added to S^p (Adam's epsilon)
     statistic  name of what is squared: "gradient", or "sampled_gradient" for a Fisher
+    batch      independent samples that g is the mean of: S = batch E[g^2], which does not depend
+               on it, as powers above 1/2 need; what is kept, and memory.first, is E[g^2]
     Source: Kingma and Ba 2015, arXiv:1412.6980; Duchi et al. 2011 for the sum.
     """
 
@@ -132,10 +134,11 @@ class Diagonal(Metric):
     floor: float = 1e-8
     power: float = 0.5
     statistic: str = "gradient"
+    batch: int = 1
 
     def __post_init__(self) -> None:
-        if self.floor < 0 or self.power <= 0:
-            raise ValueError(f"Diagonal needs floor >= 0 and power > 0; got {self}")
+        if self.floor < 0 or self.power <= 0 or self.batch < 1:
+            raise ValueError(f"Diagonal needs floor >= 0, power > 0 and batch >= 1; got {self}")
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,10 +16,10 @@ from modula.recipes.constrained import (
     unit_condition,
 )
 from modula.recipes.eigenbasis import eshampoo, kl_soap, soap, soap_muon
-from modula.recipes.entrywise import adamw, lion, sgd, sign
+from modula.recipes.entrywise import adagrad, adam, adamw, lion, rmsprop, root_free, sgd, sign
 from modula.recipes.inverse_free import if_shampoo, psgd, psgd_pro, singd
-from modula.recipes.kronecker import kl_shampoo
-from modula.recipes.matrices import SCALES, muon, scion
+from modula.recipes.kronecker import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
+from modula.recipes.matrices import SCALES, adamuon, muon, normuon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
 
 Recipe = Callable[..., SteepestDescent]
@@ -31,8 +31,14 @@ RECIPES: Mapping[str, Recipe] = {
         sign,
         lion,
         muon,
+        normuon,
+        adamuon,
         scion,
         adamw,
+        adam,
+        rmsprop,
+        adagrad,
+        root_free,
         modular,
         clipped,
         agd,
@@ -52,6 +58,10 @@ RECIPES: Mapping[str, Recipe] = {
         psgd,
         if_shampoo,
         singd,
+        shampoo,
+        shampoo_squared,
+        one_sided,
+        asgo,
     )
 }
 

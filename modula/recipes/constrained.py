@@ -24,7 +24,7 @@ from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import L2
 from modula.optimizer import Group, SteepestDescent, declarations_of
-from modula.recipes.common import adam, weights_of
+from modula.recipes.common import adam_options, weights_of
 
 
 def _constrained(
@@ -163,7 +163,7 @@ def poet(
         setting = Setting(
             L2(3 if is_matrix else weight.ndim),
             manifold if is_matrix else Euclidean(),
-            **adam(betas, eps),
+            **adam_options(betas, eps),
         )
         (matrices if is_matrix else others)[name] = Declaration(setting, geometry.role)
     groups = [Group(matrices, lr), Group(others, adamw_lr)]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from modula.automatic import Automatic
-from modula.duality import Average, Clip, Declaration, NoMomentum, Setting, Unit
+from modula.duality import Average, Clip, Decay, Declaration, NoMomentum, Setting, Unit
 from modula.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.operator import Rows
@@ -24,7 +24,7 @@ def modular(
     *,
     momentum: float = 0.95,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """The network's own declared geometry, each weight at its modular budget.
@@ -48,7 +48,7 @@ def clipped(
     *,
     rho: float = 1.0,
     momentum: float = 0.95,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Generalised gradient norm clipping: steepest descent near a minimum, Muon-like far from it.
