@@ -9,7 +9,7 @@ from modula.duality import (
     transposed,
     unconstrained,
 )
-from modula.duality.certificate import Certificate, certify
+from modula.duality.certificate import Certificate, certify, gap_of
 from modula.duality.compiler import Batch, batches
 from modula.duality.momentum import Average, HeavyBall, Momentum, NoMomentum, QueryStore
 from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
@@ -46,6 +46,7 @@ __all__ = [
     "certify",
     "derive",
     "derives",
+    "gap_of",
     "line",
     "plan_of",
     "program_of",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,6 +81,12 @@ class Batch:
         inner = [(q * d).sum(dtype=torch.float64) for q, d in zip(queries, directions, strict=True)]
         scales = [self._scale_of_step(i) for i in self._chosen]
         return torch.stack([s * x for s, x in zip(scales, inner, strict=True)]).sum()
+
+    def proposed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each weight that will step: its place, what its direction is dual to, the direction."""
+        rows = self._rows.get(self.program.direction, self._chosen)
+        queries = self._listed(self.program.query, rows)
+        yield from zip(rows, queries, self._listed(self.program.direction, rows), strict=True)
 
     def update(self, lr: Tensor, live: Mapping[str, float]) -> None:
         """Move the weights along the directions found by `propose`, and let go of those."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modula.algebra import Module
 from modula.automatic import Automatic
+from modula.certification import Certification
 from modula.declare import geometries_of
 from modula.duality import (
     Average,
@@ -31,7 +32,10 @@ from modula.duality import (
 logger = logging.getLogger(__name__)
 
 # What a copy or a pickle needs besides torch's own; the batches are derived again.
-_OWN = ("length_rule", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations")
+_OWN = (
+    *("length_rule", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations"),
+    "_certification",
+)
 
 OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
 
@@ -65,6 +69,8 @@ class SteepestDescent(torch.optim.Optimizer):
     weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in
     groups        declarations by group, in place of the network's own (recipes use this)
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
+    certify_every steps from one look at every direction's certificate to the next, logged and kept
+                  in `certificates`: see modula.certification for what it costs; None never looks
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -83,6 +89,7 @@ class SteepestDescent(torch.optim.Optimizer):
         groups: Sequence[Group] | None = None,
         maximize: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
+        certify_every: int | None = None,
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         check_not_negative("weight_decay", weight_decay)
@@ -92,6 +99,7 @@ class SteepestDescent(torch.optim.Optimizer):
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
+        self._certification = None if certify_every is None else Certification(certify_every)
         self._declarations: list[list[Declaration]] = []
         self._batches: list[list[tuple[Batch, list[int]]]] = []
         self._last_lr: Tensor | None = None
@@ -173,10 +181,14 @@ class SteepestDescent(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self._gradients_are_usable():
+            if self._certification is not None:
+                self._certification.begin_step()
             if self.length_rule is None:
                 self._step_at_given_length()
             else:
                 self._step_at_length_of(self.length_rule)
+            if self._certification is not None:
+                self._certification.end_step()
         return loss
 
     @property
@@ -184,18 +196,24 @@ class SteepestDescent(torch.optim.Optimizer):
         """Length of the last step in the modular norm; reading it waits for the device."""
         return float("nan") if self._last_lr is None else abs(float(self._last_lr))
 
+    @property
+    def certificates(self) -> dict[str, float]:
+        """The worst gap of each rule so far; reading it waits for the device."""
+        worst = {} if self._certification is None else self._certification.worst
+        return {rule: float(gap) for rule, gap in worst.items()}
+
     def _step_at_given_length(self) -> None:
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, positions in compiled:
-                self._propose(group, batch, positions)
+        for index, group in enumerate(self.param_groups):
+            for batch, positions in self._batches[index]:
+                self._propose(index, batch, positions)
                 batch.update(self._signed(_scalar(group["lr"], batch)), group)
         self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
     def _step_at_length_of(self, rule: Automatic | Clip) -> None:
         total: Tensor | float = 0.0
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, positions in compiled:
-                self._propose(group, batch, positions)
+        for index in range(len(self.param_groups)):
+            for batch, positions in self._batches[index]:
+                self._propose(index, batch, positions)
                 total = batch.dual_norm() + total
         length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
@@ -203,8 +221,14 @@ class SteepestDescent(torch.optim.Optimizer):
                 batch.update(self._signed(length * group["lr"]), group)
         self._last_lr = length * self.param_groups[0]["lr"]
 
-    def _propose(self, group: dict[str, Any], batch: Batch, positions: Sequence[int]) -> None:
+    def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
+        group = self.param_groups[index]
         batch.propose([group["params"][i].grad for i in positions], group)
+        if self._certification is not None and self._certification.is_due:
+            names = [_names(group)[i] for i in positions]
+            self._certification.look(
+                batch, [self._declarations[index][i].setting for i in positions], names
+            )
 
     def _signed(self, lr: Tensor) -> Tensor:
         # Duality maps are odd: climbing is the same direction walked the other way.
