@@ -13,7 +13,7 @@ from modula.duality.certificate import Certificate, certify, gap_of
 from modula.duality.compiler import Batch, batches
 from modula.duality.momentum import Average, HeavyBall, Momentum, NoMomentum, QueryStore
 from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
-from modula.duality.potential import Clip, Potential, Sharp, Unit
+from modula.duality.potential import Clip, Potential, Sharp, ShortStep, Unit
 from modula.duality.program import Line, Live, Program, line
 from modula.duality.rules import Derived, NoRule, Setting, derive, derives
 
@@ -41,6 +41,7 @@ __all__ = [
     "Row",
     "Setting",
     "Sharp",
+    "ShortStep",
     "Unit",
     "batches",
     "certify",

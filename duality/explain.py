@@ -1,7 +1,7 @@
 """The name under which the field knows a declaration."""
 
 from modula.duality.momentum import NoMomentum, QueryStore
-from modula.duality.potential import Clip, Sharp, Unit
+from modula.duality.potential import Clip, Sharp, ShortStep, Unit
 from modula.duality.rules import Setting
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.oblique import Oblique
@@ -21,6 +21,8 @@ def known_as(setting: Setting, weight_decay: float | None) -> str:
         return "Adam" if not weight_decay else "AdamW"
     if isinstance(setting.potential, Clip):
         return "generalised clipping (GGNC)"
+    if isinstance(setting.potential, ShortStep):
+        return "short-step conditional gradient (S3CG)"
     if not isinstance(setting.manifold, Euclidean):
         return _on_manifold(norm, setting)
     if isinstance(setting.potential, Sharp):

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modula.duality import Batch, Clip, Setting, Sharp, Unit, derive, gap_of
+from modula.duality import Batch, Clip, Setting, Sharp, ShortStep, Unit, derive, gap_of
 from modula.duality.rules import rule_name
 
 logger = logging.getLogger(__name__)
 
-CERTIFIED = (Unit, Sharp, Clip)  # potentials whose direction is the steepest one, at some length
+CERTIFIED = (
+    Unit,
+    Sharp,
+    Clip,
+    ShortStep,
+)  # potentials whose direction is the steepest one, at some length
 
 
 class Certification:

@@ -23,6 +23,7 @@ from modula.duality import (
     Plan,
     Potential,
     Setting,
+    ShortStep,
     Unit,
     batches,
     plan_of,
@@ -36,6 +37,8 @@ _OWN = (
     *("length_rule", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations"),
     "_certification",
 )
+
+LengthRule = Automatic | Clip | ShortStep
 
 OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
 
@@ -65,7 +68,8 @@ class SteepestDescent(torch.optim.Optimizer):
     model         a normed network, or any torch model: see modula.declare
     lr            norm of one step, or Automatic(): then param_groups hold a multiplier
     momentum      which average m of the gradients is followed
-    potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller
+    potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller,
+                  ShortStep(rho) for the smaller of rho and what the whole step gains, with decay
     weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in
     groups        declarations by group, in place of the network's own (recipes use this)
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
@@ -209,12 +213,13 @@ class SteepestDescent(torch.optim.Optimizer):
                 batch.update(self._signed(_scalar(group["lr"], batch)), group)
         self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
-    def _step_at_length_of(self, rule: Automatic | Clip) -> None:
+    def _step_at_length_of(self, rule: LengthRule) -> None:
         total: Tensor | float = 0.0
-        for index in range(len(self.param_groups)):
+        for index, group in enumerate(self.param_groups):
             for batch, positions in self._batches[index]:
                 self._propose(index, batch, positions)
-                total = batch.dual_norm() + total
+                short = isinstance(rule, ShortStep)
+                total = (batch.frank_wolfe_gap(group) if short else batch.dual_norm()) + total
         length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, _ in compiled:
@@ -331,9 +336,9 @@ def declarations_of(
     }
 
 
-def _length_rule(lr: float | Automatic, potential: Potential) -> Automatic | Clip | None:
+def _length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
     """What measures the step by the dual norm of the whole network, if anything does."""
-    clip = potential if isinstance(potential, Clip) else None
+    clip = potential if isinstance(potential, Clip | ShortStep) else None
     if clip is not None and isinstance(lr, Automatic):
         raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
     return lr if isinstance(lr, Automatic) else clip
