@@ -11,12 +11,8 @@ from modula.duality.rules import rule_name
 
 logger = logging.getLogger(__name__)
 
-CERTIFIED = (
-    Unit,
-    Sharp,
-    Clip,
-    ShortStep,
-)  # potentials whose direction is the steepest one, at some length
+# Potentials that follow the steepest direction, at a length of their own.
+CERTIFIED = (Unit, Sharp, Clip, ShortStep)
 
 
 class Certification:
