@@ -1,5 +1,7 @@
 """The name under which the field knows a declaration."""
 
+from functools import singledispatch
+
 from modula.duality.momentum import NoMomentum, QueryStore
 from modula.duality.potential import Clip, Sharp, ShortStep, Unit
 from modula.duality.rules import Setting
@@ -9,7 +11,8 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
-from modula.norms.metric import Diagonal
+from modula.norms.kronecker import KL, Flat, Kronecker, Sum, TraceScaled
+from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
 from modula.norms.vector import L2, EuclideanLength, Max
 
@@ -17,8 +20,8 @@ from modula.norms.vector import L2, EuclideanLength, Max
 def known_as(setting: Setting, weight_decay: float | None) -> str:
     """The published optimizer that this declaration is, or what it does in a few words."""
     norm = _innermost(setting.norm)
-    if isinstance(setting.metric, Diagonal):
-        return "Adam" if not weight_decay else "AdamW"
+    if setting.metric is not None:
+        return _under_metric(setting.metric, norm, setting, weight_decay)
     if isinstance(setting.potential, Clip):
         return "generalised clipping (GGNC)"
     if isinstance(setting.potential, ShortStep):
@@ -31,6 +34,36 @@ def known_as(setting: Setting, weight_decay: float | None) -> str:
     if isinstance(setting.potential, Unit):
         return _at_unit_length(norm, setting, weight_decay)
     return ""
+
+
+def _under_metric(metric: Metric, norm: Norm, setting: Setting, weight_decay: float | None) -> str:
+    if isinstance(metric, First):
+        return f"{_of_metric(metric.metric, weight_decay)}, then {norm}"
+    name = _of_metric(metric, weight_decay)
+    plain = isinstance(norm, L2) and isinstance(setting.potential, Sharp)
+    return name if plain else f"{norm} in the coordinates of {name}"
+
+
+@singledispatch
+def _of_metric(metric: Metric, weight_decay: float | None) -> str:
+    """The optimizer that follows S^-p m."""
+    return type(metric).__name__
+
+
+@_of_metric.register
+def _(metric: Diagonal, weight_decay: float | None) -> str:
+    if metric.memory.beta == 1:
+        return "AdaGrad"
+    return "AdamW" if weight_decay else "Adam"
+
+
+@_of_metric.register
+def _(metric: Kronecker, weight_decay: float | None) -> str:
+    modes = metric.modes if isinstance(metric.modes, tuple) else (metric.modes,)
+    sides = "one-sided " if any(isinstance(mode, Flat) for mode in modes) else ""
+    root = "" if metric.power == 0.5 else ", root-free"
+    fit = {Sum: "Shampoo", TraceScaled: "Shampoo squared", KL: "KL-Shampoo"}[type(metric.fit)]
+    return ("one-sided Shampoo" if sides else fit) + root
 
 
 def _innermost(norm: Norm) -> Norm:

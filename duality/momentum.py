@@ -35,6 +35,14 @@ class Momentum(ABC):
     def lines(self) -> tuple[Line, ...]:
         """Lines that advance the average and leave `query`."""
 
+    def between(self) -> Momentum | None:
+        """What is averaged between the metric and the norm of a chain."""
+        return None
+
+    def behind(self) -> Momentum | None:
+        """What is averaged behind the direction."""
+        return None
+
 
 @dataclass(frozen=True)
 class NoMomentum(Momentum):
@@ -46,6 +54,64 @@ class NoMomentum(Momentum):
 
     def lines(self) -> tuple[Line, ...]:
         return ()
+
+
+@dataclass(frozen=True)
+class Between(Momentum):
+    """Average the preconditioned gradients of a chain, in place of the gradients: Newton-Muon."""
+
+    momentum: Momentum
+
+    @property
+    def query(self) -> str:
+        return "gradient"
+
+    def lines(self) -> tuple[Line, ...]:
+        return ()
+
+    def between(self) -> Momentum | None:
+        return self.momentum
+
+
+@dataclass(frozen=True)
+class Behind(Momentum):
+    """Average the directions, in place of the gradients: the heavy ball of natural gradients."""
+
+    momentum: Momentum
+
+    @property
+    def query(self) -> str:
+        return "gradient"
+
+    def lines(self) -> tuple[Line, ...]:
+        return ()
+
+    def behind(self) -> Momentum | None:
+        return self.momentum
+
+
+@dataclass(frozen=True)
+class Unbiased(Momentum):
+    """m <- m + w (g - m), w = (1 - beta) / (1 - beta^step): Adam's bias-corrected average.
+
+    Source: Kingma and Ba 2015, arXiv:1412.6980.
+    """
+
+    beta: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    @property
+    def query(self) -> str:
+        return "momentum"
+
+    def lines(self) -> tuple[Line, ...]:
+        live = Live("momentum", self.beta)
+        average = line(
+            "momentum", apply.unbiased_average, "momentum", "gradient", "step", beta=live
+        )
+        return (average,)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,61 @@
-"""Rules under a metric: dir = C^-1 dual(C^-T m), the sandwich."""
+"""Rules under a metric: dir = C^-1 dual(C^-T m), the sandwich, and the chain dual(S^-p m)."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
 from typing import cast
 
-from modula.duality.momentum import Average
-from modula.duality.potential import Sharp
-from modula.duality.program import Live, line
-from modula.duality.rules import Derived, Setting, derives
-from modula.kernels.apply import average_square, count
-from modula.kernels.op import Shape
+from torch import Tensor
+
+from modula.duality.coordinates import Coordinates, coordinates
+from modula.duality.general import steepest_tangent
+from modula.duality.hyperplane import ROUNDS, cost_of_rounds, is_hyperplane, steepest
+from modula.duality.potential import Sharp, Unit, Within
+from modula.duality.program import Line, line
+from modula.duality.rules import Derived, Setting, derive, derives
+from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.unconstrained import view_ops
+from modula.kernels.op import Op, Shape
 from modula.kernels.whiten import whiten
+from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
-from modula.norms.metric import Diagonal
+from modula.norms.base import Norm
+from modula.norms.coordinates import InCoordinates
+from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.vector import L2
+
+
+class _Composer:
+    """Writes a program through the view of a metric, if it has one."""
+
+    def __init__(self, found: Coordinates, metric: Metric, shape: Shape) -> None:
+        self.found = found
+        self.statistic = getattr(metric, "statistic", "gradient")
+        self.shape = tuple(shape)
+
+    def observing(self, lines: tuple[Line, ...]) -> tuple[Line, ...]:
+        """Lines that estimate, which read "sample"."""
+        if not any("sample" in each.reads for each in lines):
+            return lines
+        if self.found.view is None:
+            return tuple(each.renamed({"sample": self.statistic}) for each in lines)
+        return (self._cut(self.statistic, "sample"), *lines)
+
+    def through(self, read: str, result: str, way: str) -> tuple[Line, ...]:
+        """result = C^-T, C^-1 or S^-p read (way: "down", "up" or "whitened")."""
+        if self.found.view is None:
+            lines, name = getattr(self.found, way)(read)
+            return tuple(each.renamed({name: result}) for each in lines)
+        blocks = f"{read}_blocks"
+        lines, name = getattr(self.found, way)(blocks)
+        return (self._cut(read, blocks), *lines, self._paste(name, result))
+
+    def _cut(self, read: str, result: str) -> Line:
+        return line(result, view_ops(self.found.view, self.shape)[0], read)
+
+    def _paste(self, read: str, result: str) -> Line:
+        return line(result, view_ops(self.found.view, self.shape)[1], read)
 
 
 @derives(L2, Euclidean, Diagonal, Sharp)
@@ -21,20 +65,131 @@ def adam(setting: Setting, shape: Shape) -> Derived:
     Source: Kingma and Ba 2015, arXiv:1412.6980.
     """
     metric = cast(Diagonal, setting.metric)
-    beta = setting.momentum.beta if isinstance(setting.momentum, Average) else 0.0
+    found = coordinates(metric, shape, whole=True)
     return Derived(
         (
-            line("step", count, "step"),
-            line("square", average_square, "square", "gradient", beta=metric.beta),
-            line(
-                "direction",
-                whiten,
-                "query",
-                "square",
-                "step",
-                beta=Live("momentum", beta),
-                beta_square=metric.beta,
-                floor=metric.floor,
-            ),
-        )
+            *_Composer(found, metric, shape).observing(found.before),
+            line("direction", whiten, "query", "square", power=metric.power, floor=metric.floor),
+        ),
+        slots=found.slots,
     )
+
+
+@derives(L2, Euclidean, Metric, Sharp)
+def preconditioned(setting: Setting, shape: Shape) -> Derived:
+    """The plain preconditioned gradient: S^-p m.  Shampoo, KL-Shampoo, SOAP, KFAC."""
+    metric = cast(Metric, setting.metric)
+    found = coordinates(metric, shape, whole=True)
+    composer = _Composer(found, metric, shape)
+    return Derived(
+        (
+            *composer.observing(found.before),
+            *composer.through("query", "direction", "whitened"),
+            *composer.observing(found.after),
+        ),
+        slots=found.slots,
+    )
+
+
+@derives(Norm, Euclidean, Metric, Unit)
+@derives(Norm, Euclidean, Metric, Sharp)
+def sandwich(setting: Setting, shape: Shape) -> Derived:
+    """C^-1 dual(C^-T m): the steepest direction of the norm in the metric's coordinates."""
+    metric = cast(Metric, setting.metric)
+    found = coordinates(metric, shape, whole=False)
+    composer = _Composer(found, metric, shape)
+    inner = derive(replace(setting, metric=None), shape)
+    names = {"query": "seen_query", "direction": "inner_direction"}
+    seen = composer.through("query", "seen_query", "down")
+    back = composer.through(names.get(inner.direction, inner.direction), "direction", "up")
+    return Derived(
+        (
+            *composer.observing(found.before),
+            *seen,
+            *(each.renamed(names) for each in inner.lines),
+            *back,
+            *composer.observing(found.after),
+        ),
+        scale=inner.scale,
+        slots=(*found.slots, *inner.slots),
+    )
+
+
+@derives(Norm, Euclidean, First, Unit)
+def chain(setting: Setting, shape: Shape) -> Derived:
+    """dual(S^-p m): first the metric, then the norm.  No descent is guaranteed."""
+    metric = cast(First, setting.metric).metric
+    found = coordinates(metric, shape, whole=True)
+    composer = _Composer(found, metric, shape)
+    inner = derive(replace(setting, metric=None), shape)
+    momentum = setting.momentum.between()
+    names = {"query": momentum.query if momentum else "preconditioned"}
+    average = momentum.lines() if momentum else ()
+    return Derived(
+        (
+            *composer.observing(found.before),
+            *composer.through("query", "preconditioned", "whitened"),
+            *(each.renamed({"gradient": "preconditioned"}) for each in average),
+            *(each.renamed(names) for each in inner.lines),
+            *composer.observing(found.after),
+        ),
+        scale=inner.scale,
+        direction=names.get(inner.direction, inner.direction),
+        slots=(*found.slots, *inner.slots),
+    )
+
+
+@derives(Norm, Euclidean, Metric, Within)
+def within(setting: Setting, shape: Shape) -> Derived:
+    """The dual-norm scaled direction, projected on the ball of another norm.  Sophia.
+
+    With a diagonal metric and the largest entry it is exactly
+    argmin <m, d> + ||d||^2 / 2 over max |d| <= radius.  Source: Liu et al. 2023, arXiv:2305.14342.
+    """
+    potential = cast(Within, setting.potential)
+    free = derive(replace(setting, potential=Sharp()), shape)
+    op = _project_op(potential.norm, potential.radius)
+    return replace(
+        free,
+        lines=(*free.lines, line("inside", op, free.direction)),
+        direction="inside",
+    )
+
+
+@cache
+def _project_op(norm: Norm, radius: float) -> Op:
+    def project(direction: Tensor) -> Tensor:
+        """The nearest point of the ball."""
+        return norm.project(direction, radius)
+
+    return Op(f"project[{norm} <= {radius:g}]", project, cost_of_rounds(1))
+
+
+@derives(Norm, Manifold, Metric)
+def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
+    """The steepest unit tangent of a norm in the metric's coordinates, by the general solver."""
+    metric = cast(Metric, setting.metric)
+    found = coordinates(metric, shape, whole=False)
+    composer = _Composer(found, metric, shape)
+    op = _solver_op(setting.norm, setting.manifold, found)
+    return Derived(
+        (
+            *composer.observing(found.before),
+            tangent_line(setting.manifold, shape),
+            line("direction", op, "weight", "tangent", *found.reads),
+            *composer.observing(found.after),
+        ),
+        after=(line("weight", retract_op(setting.manifold), "weight"),),
+        slots=found.slots,
+    )
+
+
+def _solver_op(norm: Norm, manifold: Manifold, found: Coordinates) -> Op:
+    def solve(weight: Tensor, tangent: Tensor, *tensors: Tensor) -> Tensor:
+        """argmax <tangent, A> over norm(C A) <= 1, A tangent at weight."""
+        measured = InCoordinates(norm, found.known(tensors))
+        if is_hyperplane(norm, manifold):
+            return steepest(measured, manifold, weight, tangent)
+        return steepest_tangent(measured, manifold, weight, tangent)
+
+    return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(ROUNDS))

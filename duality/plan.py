@@ -11,8 +11,9 @@ from io import StringIO
 from rich.console import Console
 from rich.table import Table
 
+from modula.duality.coordinates import describe
 from modula.duality.explain import known_as
-from modula.duality.program import Live, Program, line
+from modula.duality.program import Line, Live, Program, line
 from modula.duality.rules import Setting, derive, rule_name
 from modula.kernels import apply
 from modula.kernels.op import Shape
@@ -78,8 +79,14 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
             ),
         )
     )
+    behind = setting.momentum.behind()
+    proposal = (*setting.momentum.lines(), *(each.renamed(names) for each in derived.lines))
+    if behind is not None:
+        followed = {"gradient": direction, "momentum": "velocity", "query": "velocity_query"}
+        proposal += tuple(each.renamed(followed) for each in behind.lines())
+        direction = followed.get(behind.query, direction)
     return Program(
-        proposal=(*setting.momentum.lines(), *(each.renamed(names) for each in derived.lines)),
+        proposal=_counting(proposal),
         update=(
             *shrink,
             line("weight", apply.step, "weight", direction, "lr", scale=scale),
@@ -89,6 +96,12 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
         query=query,
         slots=derived.slots,
     )
+
+
+def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """The lines, after one that counts the steps if any of them wants to know."""
+    asks = any("step" in each.reads or each.every > 1 for each in lines)
+    return (line("step", apply.count, "step"), *lines) if asks else lines
 
 
 def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> Row:
@@ -102,7 +115,7 @@ def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> 
         role=declaration.role,
         norm=str(setting.norm),
         manifold=str(setting.manifold),
-        metric="" if setting.metric is None else str(setting.metric),
+        metric="" if setting.metric is None else describe(setting.metric, shape),
         potential=str(setting.potential),
         momentum=str(setting.momentum),
         budget=declaration.budget,

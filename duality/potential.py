@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from modula.norms.base import Norm
+
 
 class Potential(ABC):
     """The convex function whose conjugate's gradient turns a momentum into an update."""
@@ -65,3 +67,18 @@ class ShortStep(Potential):
     def length(self, gap: Tensor) -> Tensor:
         """s for a Frank-Wolfe gap, a 0-d tensor; negative rounding noise is no step."""
         return (gap / 4).clamp(min=0, max=self.rho)
+
+
+@dataclass(frozen=True)
+class Within(Potential):
+    """Sharp, projected on the ball {norm <= radius}: Sophia, trust regions.
+
+    Source: Liu et al. 2023, arXiv:2305.14342, for the largest entry.
+    """
+
+    norm: Norm
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"Within(norm, radius) needs a positive radius; got {self.radius}")

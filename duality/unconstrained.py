@@ -93,7 +93,9 @@ def scaled(setting: Setting, shape: Shape) -> Derived:
 
 
 @cache
-def _view_ops(norm: Blocks, shape: tuple[int, ...]) -> tuple[Op, Op]:
+def view_ops(norm: Blocks, shape: tuple[int, ...]) -> tuple[Op, Op]:
+    """From weights of this shape to their blocks, and back."""
+
     def from_blocks(x: Tensor) -> Tensor:
         return norm.from_blocks(x, shape)
 
@@ -108,7 +110,7 @@ def _view_ops(norm: Blocks, shape: tuple[int, ...]) -> tuple[Op, Op]:
 def blockwise(setting: Setting, shape: Shape) -> Derived:
     """Each block on its own: the dual of the largest norm over blocks."""
     norm = cast(Blocks, setting.norm)
-    view, view_back = _view_ops(norm, tuple(shape))
+    view, view_back = view_ops(norm, tuple(shape))
     block = norm.block_shape(tuple(shape))
     blocks = (prod(shape) // prod(block), *block)
     inner = derive(Setting(norm.norm), block)

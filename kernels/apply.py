@@ -24,6 +24,53 @@ def average_foreach_(states: Tensors, xs: Tensors, *, beta: float) -> Tensors:
     return states
 
 
+def newest(step: float, beta: float) -> float:
+    """Weight of the newest of `step` samples in an average as if begun with the first one."""
+    return 1.0 if beta == 0 else (1 - beta) / (1 - beta**step)
+
+
+def unbiased_average_plain(state: Tensor, x: Tensor, step: Tensor, *, beta: float) -> Tensor:
+    """state + w (x - state) with w = (1 - beta) / (1 - beta^step).
+
+    The average beta m + (1 - beta) x divided by its weights' sum, 1 - beta^step, and kept so.
+    """
+    return state.lerp(x, newest(float(step), beta))
+
+
+def unbiased_average_foreach_(
+    states: Tensors, xs: Tensors, steps: Tensors, *, beta: float
+) -> Tensors:
+    """unbiased_average_plain over lists; overwrites the states."""
+    torch._foreach_lerp_(states, xs, [newest(float(step), beta) for step in steps])
+    return states
+
+
+def unbiased_average_square_plain(state: Tensor, x: Tensor, step: Tensor, *, beta: float) -> Tensor:
+    """The same for x^2, entry by entry."""
+    return state.lerp(x * x, newest(float(step), beta))
+
+
+def unbiased_average_square_foreach_(
+    states: Tensors, xs: Tensors, steps: Tensors, *, beta: float
+) -> Tensors:
+    """unbiased_average_square_plain over lists; overwrites the states."""
+    weights = [newest(float(step), beta) for step in steps]
+    torch._foreach_mul_(states, [1 - weight for weight in weights])
+    torch._foreach_addcmul_(states, xs, xs, weights)
+    return states
+
+
+def add_square_plain(state: Tensor, x: Tensor) -> Tensor:
+    """state + x^2, entry by entry."""
+    return state + x * x
+
+
+def add_square_foreach_(states: Tensors, xs: Tensors) -> Tensors:
+    """add_square_plain over lists; overwrites the states."""
+    torch._foreach_addcmul_(states, xs, xs, 1.0)
+    return states
+
+
 def accumulate_plain(state: Tensor, x: Tensor, *, beta: float) -> Tensor:
     """beta state + x: the heavy ball."""
     return beta * state + x
@@ -134,3 +181,22 @@ count = _elementwise("count", count_plain, count_foreach_, flops=0, passes=0, wr
 sign = _elementwise("sign", sign_plain, sign_foreach, flops=1, passes=2)
 decay = _elementwise("decay", decay_plain, decay_foreach_, flops=1, passes=2, writes_first=True)
 step = _elementwise("step", step_plain, step_foreach_, flops=2, passes=3, writes_first=True)
+unbiased_average = _elementwise(
+    "unbiased_average",
+    unbiased_average_plain,
+    unbiased_average_foreach_,
+    flops=3,
+    passes=3,
+    writes_first=True,
+)
+unbiased_average_square = _elementwise(
+    "unbiased_average_square",
+    unbiased_average_square_plain,
+    unbiased_average_square_foreach_,
+    flops=4,
+    passes=3,
+    writes_first=True,
+)
+add_square = _elementwise(
+    "add_square", add_square_plain, add_square_foreach_, flops=2, passes=3, writes_first=True
+)

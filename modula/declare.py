@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modula.geometry import Geometry, geometries
 from modula.manifolds.base import Manifold
 from modula.norms.base import Norm
+from modula.norms.metric import Then, Under
 from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import RMS, Max
 
@@ -20,7 +21,7 @@ ROLES = ("hidden", "embedding", "head", "tied", "conv", "bias", "gain")
 HEAD_NAMES = ("head", "lm_head", "classifier", "unembed", "unembedding", "output_projection")
 
 Model = TypeVar("Model", bound=nn.Module)
-Choice = Geometry | Norm | Manifold
+Choice = Geometry | Norm | Under | Then | Manifold
 Key = str | type[nn.Module]
 
 
@@ -32,7 +33,8 @@ def declare(model: Model, overrides: Mapping[Key, Choice] | None = None) -> Mode
     called head, lm_head, classifier, ... has role "head"; a weight used by two modules "tied".
 
     overrides   key: a name pattern ("blocks.*.attn.*"), a role, or a module type;
-                value: a Norm or a Manifold that replaces the default, or a whole Geometry
+                value: a Norm, norm.under(metric), metric.then(norm) or a Manifold that replaces
+                the default, or a whole Geometry
 
     Returns the model.  Raises ValueError, with nothing declared, for weights that no default and
     no override covers, and for overrides that cover none.
@@ -198,9 +200,9 @@ def _covers(key: Key, name: str, module: nn.Module, geometry: Geometry | None) -
 def _chosen(choice: Choice, before: Geometry | None, weight: Tensor) -> Geometry:
     if isinstance(choice, Geometry):
         return choice
-    if isinstance(choice, Norm):
-        norm = choice.over(weight.ndim)
-        return Geometry(norm) if before is None else replace(before, norm=norm)
+    if isinstance(choice, Norm | Under | Then):
+        chosen = Geometry(choice.over(weight.ndim))  # type: ignore[arg-type]
+        return chosen if before is None else replace(before, norm=chosen.norm, metric=chosen.metric)
     if before is None:
         raise ValueError(f"{choice} is a manifold, but no norm is known: give a Geometry")
     return replace(before, manifold=choice)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.base import Blocks, Norm, Scaled
+from modula.norms.metric import First, Metric, Then, Under
 from modula.norms.operator import Spectral
 
 
@@ -18,9 +19,11 @@ from modula.norms.operator import Spectral
 class Geometry:
     """How one weight is measured, where it lives, and what it is for.
 
-    norm      its length; the derived step is steepest in it
+    norm      its length; the derived step is steepest in it.  norm.under(metric) and
+              metric.then(norm) are taken apart into norm and metric
     manifold  the set it never leaves
     role      what the weight does: "hidden", "embedding", "head", "tied", "conv", "bias", "gain"
+    metric    coordinates that the norm is measured in, estimated while training
 
     Geometry is declared on the module that owns the weight, as
     `module.geometry = {"weight": Geometry(...)}`: an attribute of a Parameter is lost by deepcopy,
@@ -30,6 +33,14 @@ class Geometry:
     norm: Norm
     manifold: Manifold = Euclidean()
     role: str = "hidden"
+    metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        declared: Norm | Under | Then = self.norm
+        if isinstance(declared, Under | Then):
+            metric = First(declared.metric) if isinstance(declared, Then) else declared.metric
+            object.__setattr__(self, "norm", declared.norm)
+            object.__setattr__(self, "metric", metric)
 
     def sample(self, like: Tensor) -> Tensor:
         """A random weight of norm one, moved to the nearest point of the manifold.

@@ -327,7 +327,7 @@ def declarations_of(
     budgets = budgets_of(model)
     return {
         name: Declaration(
-            Setting(geometry.norm, geometry.manifold, None, potential, momentum),
+            Setting(geometry.norm, geometry.manifold, geometry.metric, potential, momentum),
             geometry.role,
             budgets.get(name, 1.0),
             weight_decay or None,

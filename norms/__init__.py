@@ -4,8 +4,20 @@ if __name__ != "modula.norms":
     raise ImportError("this folder is the package modula.norms; import it by that name")
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
+from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap
 from modula.norms.from_dual import FromDual
-from modula.norms.metric import Diagonal, Metric
+from modula.norms.kronecker import (
+    KL,
+    Dense,
+    DiagonalMode,
+    Fit,
+    Flat,
+    Kronecker,
+    Mode,
+    Sum,
+    TraceScaled,
+)
+from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
 from modula.norms.schatten import Nuclear, Spectral
@@ -22,6 +34,23 @@ from modula.norms.vector import (
 )
 
 __all__ = [
+    "Under",
+    "Then",
+    "Scalar",
+    "Memory",
+    "First",
+    "Sum",
+    "TraceScaled",
+    "Mode",
+    "Kronecker",
+    "Flat",
+    "Fit",
+    "DiagonalMode",
+    "Dense",
+    "KL",
+    "LinearMap",
+    "LinearChain",
+    "InCoordinates",
     "KyFan",
     "KyFanDual",
     "L1",

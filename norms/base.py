@@ -13,6 +13,7 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor
 
+from modula.norms.metric import Metric, Under
 from modula.norms.numerics import (
     at_least_float32,
     decreasing_root,
@@ -95,6 +96,10 @@ class Norm(ABC):
     def on(self, pattern: str, /, **sizes: int) -> Blocks:
         """The largest norm over the blocks of an einops pattern: `on("(h d) i -> h d i", h=12)`."""
         return Blocks(self, pattern, tuple(sorted(sizes.items())))
+
+    def under(self, metric: Metric) -> Under:
+        """The norm measured in the coordinates that a metric comes to while training."""
+        return Under(self, metric)
 
     def __rmul__(self, factor: float) -> Scaled:
         """factor * norm: the same directions, `factor` times shorter."""

@@ -15,6 +15,7 @@ from modula.recipes.constrained import (
     unit_condition,
 )
 from modula.recipes.entrywise import adamw, lion, sgd, sign
+from modula.recipes.kronecker import kl_shampoo
 from modula.recipes.matrices import SCALES, muon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
 
@@ -38,6 +39,7 @@ RECIPES: Mapping[str, Recipe] = {
         manifold_muon,
         unit_condition,
         spectral_sphere,
+        kl_shampoo,
     )
 }
 

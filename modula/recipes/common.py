@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from modula.declare import geometries_of
 from modula.duality import (
-    Average,
     Declaration,
     Momentum,
     Potential,
     Setting,
     Sharp,
+    Unbiased,
     Unit,
 )
 from modula.geometry import Geometry
 from modula.norms.base import Norm
-from modula.norms.metric import Diagonal, Metric
+from modula.norms.metric import Diagonal, Memory, Metric
+from modula.norms.vector import L2
 from modula.optimizer import Group, check_not_negative
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
@@ -55,8 +56,34 @@ def entrywise(
 
 def adam(betas: tuple[float, float], eps: float) -> dict[str, Any]:
     """The options of a Setting that make it Adam."""
+    if not 0 <= betas[1] < 1:
+        raise ValueError(f"Adam needs 0 <= beta < 1 for its second average; got {betas[1]}")
     return {
-        "momentum": Average(betas[0]),
+        "momentum": Unbiased(betas[0]),
         "potential": Sharp(),
-        "metric": Diagonal(beta=betas[1], floor=eps),
+        "metric": Diagonal(Memory(betas[1]), floor=eps),
     }
+
+
+def matrices_and_others(
+    model: nn.Module,
+    lr: float,
+    setting_of: Callable[[Geometry, Tensor], Setting],
+    *,
+    weight_decay: float = 0.0,
+    adamw_lr: float = 3e-3,
+    adamw_betas: tuple[float, float] = (0.9, 0.95),
+    adamw_weight_decay: float = 0.0,
+) -> list[Group]:
+    """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW."""
+    check_not_negative("weight_decay", weight_decay)
+    matrices: dict[str, Declaration] = {}
+    others: dict[str, Declaration] = {}
+    for name, (geometry, weight) in weights_of(model).items():
+        if geometry.role in MATRIX_ROLES:
+            setting = setting_of(geometry, weight)
+            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None)
+        else:
+            setting = Setting(L2(weight.ndim), **adam(adamw_betas, 1e-8))
+            others[name] = Declaration(setting, geometry.role, 1.0, adamw_weight_decay or None)
+    return [Group(matrices, lr), Group(others, adamw_lr)]

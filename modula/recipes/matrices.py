@@ -6,14 +6,15 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from modula.duality import Average, Declaration, Setting
+from modula.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
-from modula.norms.vector import L2, Max
-from modula.optimizer import Group, SteepestDescent, check_not_negative
-from modula.recipes.common import MATRIX_ROLES, adam, weights_of
+from modula.norms.vector import Max
+from modula.optimizer import Group, SteepestDescent
+from modula.recipes.common import matrices_and_others, weights_of
 
 SCALES: dict[str, Callable[[int, int], float]] = {
     "rms": lambda m, n: sqrt(m / n),
@@ -60,18 +61,20 @@ def muon(
     """
     if scale not in SCALES:
         raise ValueError(f"scale is one of {', '.join(SCALES)}; got {scale!r}")
-    check_not_negative("weight_decay", weight_decay)
-    matrices: dict[str, Declaration] = {}
-    others: dict[str, Declaration] = {}
-    for name, (geometry, weight) in weights_of(model).items():
-        if geometry.role in MATRIX_ROLES:
-            norm = _muon_norm(geometry.norm, tuple(weight.shape), scale)
-            setting = Setting(norm, geometry.manifold, momentum=Average(momentum, nesterov))
-            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None)
-        else:
-            setting = Setting(L2(weight.ndim), **adam(adamw_betas, 1e-8))
-            others[name] = Declaration(setting, geometry.role, 1.0, adamw_weight_decay or None)
-    groups = [Group(matrices, lr), Group(others, adamw_lr)]
+
+    def setting(geometry: Geometry, weight: Tensor) -> Setting:
+        norm = _muon_norm(geometry.norm, tuple(weight.shape), scale)
+        return Setting(norm, geometry.manifold, momentum=Average(momentum, nesterov))
+
+    groups = matrices_and_others(
+        model,
+        lr,
+        setting,
+        weight_decay=weight_decay,
+        adamw_lr=adamw_lr,
+        adamw_betas=adamw_betas,
+        adamw_weight_decay=adamw_weight_decay,
+    )
     return SteepestDescent(model, lr, groups=groups, **options)
 
 

@@ -1,0 +1,91 @@
+r"""Inverse roots of averaged second moments: (S + damping)^-p, kept as they were where S is bad."""
+
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from modula.kernels.op import Cost, Op, Shape
+from modula.kernels.second_moment import mean_eigenvalue
+
+SMALLEST = 16.0  # eigenvalues below so many roundings of the largest are rounding themselves
+
+
+def inverse_root_plain(
+    factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
+) -> Tensor:
+    """(S / trace(S)^trace_power + damping mean)^-power, symmetric: (..., d, d) -> (..., d, d).
+
+    mean: the mean eigenvalue, so that damping has no unit.  Where S is not finite, has no positive
+    eigenvalue or cannot be decomposed, in float64 neither, the previous root stays.
+    """
+    size = mean_eigenvalue(factor, 2)
+    usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    unit = torch.where(usable[..., None, None], factor / size[..., None, None], eye)
+    values, basis = eigen(unit)
+    floor = SMALLEST * torch.finfo(factor.dtype).eps * values[..., -1:]
+    roots = (torch.maximum(values, floor) + damping) ** -power
+    out = (basis * roots.unsqueeze(-2)) @ basis.mT
+    out = (out + out.mT) / 2 * unit_scale(size, factor.shape[-1], power, trace_power)[..., None]
+    usable = usable & out.isfinite().all((-2, -1))
+    return torch.where(usable[..., None, None], out, previous)
+
+
+def unit_scale(size: Tensor, d: int, power: float, trace_power: float) -> Tensor:
+    """What the root of S / mean eigenvalue is multiplied by, (...) -> (..., 1)."""
+    safe = torch.where(size > 0, size, 1.0)
+    return (safe / (safe * d) ** trace_power).unsqueeze(-1) ** -power
+
+
+def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and basis of symmetric matrices; in float64 where float32 does not converge."""
+    symmetric = (x + x.mT) / 2
+    try:
+        return torch.linalg.eigh(symmetric)
+    except LinAlgError:
+        pass
+    try:
+        values, basis = torch.linalg.eigh(symmetric.double())
+        return values.to(x.dtype), basis.to(x.dtype)
+    except LinAlgError:
+        return torch.full_like(x[..., 0], torch.nan), torch.full_like(x, torch.nan)
+
+
+def inverse_root_diagonal_plain(
+    factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
+) -> Tensor:
+    """The same for diagonals: (..., d) -> (..., d)."""
+    size = mean_eigenvalue(factor, 1)
+    usable = (size.isfinite() & (size > 0)).unsqueeze(-1) & factor.isfinite()
+    unit = torch.where(usable, factor / size.unsqueeze(-1), 1.0)
+    floor = SMALLEST * torch.finfo(factor.dtype).eps
+    roots = (unit.clamp(min=0) + max(damping, floor)) ** -power
+    out = roots * unit_scale(size, factor.shape[-1], power, trace_power)
+    return torch.where(usable, out, previous)
+
+
+def rejected_plain(count: Tensor, factor: Tensor) -> Tensor:
+    """count + 1 where a dense factor is not finite or has a negative trace: its root stays.
+
+    count: (...), factor: (..., d, d)
+    """
+    trace = factor.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return count + ~(factor.isfinite().all((-2, -1)) & (trace >= 0))
+
+
+def _cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
+    *batch, d, _ = shape
+    many = 1
+    for size in batch:
+        many *= size
+    # An eigendecomposition takes nominally 9 d^3, and the product with its basis 2 d^3.
+    return Cost(11.0 * many * d**3, 4.0 * itemsize * many * d * d)
+
+
+def _diagonal_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
+    return Cost(0.0, 0.0)
+
+
+inverse_root = Op("inverse_root", inverse_root_plain, _cost)
+inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)
+rejected = Op("rejected", rejected_plain, _diagonal_cost)

@@ -1,0 +1,163 @@
+r"""Second moments of a gradient along one of its dims, averaged over steps.
+
+    M = share * mat_i(H) mat_i(H)^T      mat_i(H): dim i of the weight as rows, others as columns
+
+A gradient that is exactly zero carries no sample: factors stay as they are, and so does the count
+`seen` that unbiased averages weigh by. A layer may be frozen, or unused, for long.
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modula.kernels.gram import symmetric_product
+from modula.kernels.op import Cost, Op, Shape, elementwise_cost
+
+
+def tally_plain(seen: Tensor, gradient: Tensor) -> Tensor:
+    """seen + 1 where the gradient is not zero: how many samples an average has had.
+
+    seen: (...), gradient: (..., *weight)
+    """
+    return seen + entries(gradient != 0, seen).any(-1)
+
+
+def entries(x: Tensor, counted: Tensor) -> Tensor:
+    """x: (*counted.shape, *weight) with the weight's dims as one."""
+    return x.reshape(*counted.shape, -1)
+
+
+def unfold(x: Tensor, dim: int, ndim: int) -> Tensor:
+    """mat_i(x): (..., d_1, ..., d_ndim) -> (..., d_i, the rest)"""
+    if ndim == 2:
+        return x if dim == -2 else x.mT
+    return x.movedim(dim, -ndim).flatten(-ndim + 1, -1) if ndim > 1 else x.unsqueeze(-1)
+
+
+def gram(x: Tensor) -> Tensor:
+    """x x^T, (..., d, r) -> (..., d, d); large matrices one by one, half of the work left out."""
+    stack = x.reshape(-1, *x.shape[-2:])
+    if x.device.type != "cpu":
+        return x @ x.mT
+    grams = torch.stack([symmetric_product(one, one.mT) for one in stack])
+    return grams.reshape(*x.shape[:-1], x.shape[-2])
+
+
+def moment(x: Tensor, dim: int, ndim: int, share: float) -> Tensor:
+    """share * mat_i(x) mat_i(x)^T: (..., d_i, d_i)"""
+    return share * gram(unfold(x, dim, ndim))
+
+
+def diagonal_moment(x: Tensor, dim: int, ndim: int, share: float) -> Tensor:
+    """The diagonal of `moment`: (..., d_i)"""
+    return share * unfold(x, dim, ndim).square().sum(-1)
+
+
+def step_weight(seen: Tensor, beta: float, unbiased: bool) -> Tensor:
+    """The weight of the newest of `seen` samples: 1 - beta, or 1 - beta over 1 - beta^seen."""
+    if not unbiased:
+        return torch.full_like(seen, 1 - beta)
+    return (1 - beta) / (1 - beta ** seen.clamp(min=1)) if beta else torch.ones_like(seen)
+
+
+def average_moment(
+    factor: Tensor, new: Tensor, seen: Tensor, *, beta: float, unbiased: bool
+) -> Tensor:
+    """factor + weight (new - factor), or factor + new where beta is 1; zero `new` changes nothing.
+
+    factor, new: (..., *shape), seen: (...)
+    """
+    if beta == 1:
+        return factor + new
+    is_sample = entries(new != 0, seen).any(-1)
+    weight = torch.where(is_sample, step_weight(seen, beta, unbiased), 0.0)
+    return factor + weight[(..., *(None,) * (new.ndim - seen.ndim))] * (new - factor)
+
+
+def average_gram_plain(
+    factor: Tensor,
+    x: Tensor,
+    seen: Tensor,
+    *,
+    dim: int,
+    ndim: int,
+    share: float,
+    beta: float,
+    unbiased: bool,
+) -> Tensor:
+    """The average of share * mat_i(x) mat_i(x)^T, a sample further: (..., d_i, d_i)."""
+    return average_moment(factor, moment(x, dim, ndim, share), seen, beta=beta, unbiased=unbiased)
+
+
+def average_squares_plain(
+    factor: Tensor,
+    x: Tensor,
+    seen: Tensor,
+    *,
+    dim: int,
+    ndim: int,
+    share: float,
+    beta: float,
+    unbiased: bool,
+) -> Tensor:
+    """The same, of which only the diagonal is kept: (..., d_i)."""
+    new = diagonal_moment(x, dim, ndim, share)
+    return average_moment(factor, new, seen, beta=beta, unbiased=unbiased)
+
+
+def mean_eigenvalue(factor: Tensor, ndim: int) -> Tensor:
+    """trace / d of factors (..., d, d) with ndim 2, or of their diagonals (..., d) with ndim 1."""
+    diagonal = factor.diagonal(dim1=-2, dim2=-1) if ndim == 2 else factor
+    return diagonal.mean(-1)
+
+
+def gauge_plain(factor: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Tensor:
+    """By how much the mean eigenvalue of a factor exceeds the geometric mean of all of them.
+
+        c = t_0 / (t_0 t_1 ... t_k)^(1/(k+1))       t_i: mean eigenvalues; 1 if any is zero
+
+    dense  for each factor whether it is a matrix or a diagonal
+    """
+    sizes = [mean_eigenvalue(f, 1 + d) for f, d in zip((factor, *others), dense, strict=True)]
+    logs = torch.stack([size.log() for size in sizes])
+    excess = (logs[0] - logs.mean(0)).exp()
+    return torch.where(excess.isfinite() & (excess > 0), excess, 1.0)
+
+
+def regauge_plain(x: Tensor, gauge: Tensor, *, power: float) -> Tensor:
+    """gauge^power x"""
+    return gauge[(..., *(None,) * (x.ndim - gauge.ndim))] ** power * x
+
+
+def first_scale_plain(
+    factor: Tensor, gradient: Tensor, seen: Tensor, *, power: float, dense: bool
+) -> Tensor:
+    """At the first sample, a multiple of the identity in keeping with its size: rms(G)^power I.
+
+    What a single gradient says of a coupled fit has the inverse of the right spectrum; averages
+    that begin with the identity learn it step by step.  Later the factor stays as it is.
+    """
+    rms = entries(gradient, seen).square().mean(-1).sqrt()
+    size = torch.where(rms > 0, rms, 1.0)[..., None] ** power
+    first = (seen == 1)[..., None]
+    if not dense:
+        return torch.where(first, size, factor)
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.where(first[..., None], size[..., None] * eye, factor)
+
+
+def _gram_cost(shape: Shape, itemsize: int = 4, *, dim: int, ndim: int, **options: Any) -> Cost:
+    size, entries = shape[dim], prod(shape)
+    batch = prod(shape[:-ndim])
+    moved = itemsize * (entries + 3 * batch * size * size)
+    return Cost(2.0 * entries * size + 3.0 * batch * size * size, moved)
+
+
+tally = Op("tally", tally_plain, elementwise_cost(1, 1))
+average_gram = Op("average_gram", average_gram_plain, _gram_cost)
+average_squares = Op("average_squares", average_squares_plain, elementwise_cost(2, 1))
+gauge = Op("gauge", gauge_plain, elementwise_cost(0, 0))
+regauge = Op("regauge", regauge_plain, elementwise_cost(1, 2))
+first_scale = Op("first_scale", first_scale_plain, elementwise_cost(0, 1))
