@@ -67,9 +67,10 @@ def certify(
     """
     start = perf_counter()
     if not weight.shape == gradient.shape == direction.shape or weight.ndim != norm.ndim:
+        got = ", ".join(str(tuple(x.shape)) for x in (weight, gradient, direction))
         raise ValueError(
-            f"certify needs weight, gradient and direction of one shape, of {norm.ndim} dims for "
-            f"{norm}; got {tuple(weight.shape)}, {tuple(gradient.shape)}, {tuple(direction.shape)}"
+            f"{norm} is certified for a weight, gradient and direction of {norm.ndim} dims, all of "
+            f"one shape; got {got}"
         )
     w, g, d = (x.detach().double() for x in (weight, gradient, direction))
     length, off = (torch.linalg.vector_norm(x) for x in (d, d - manifold.to_tangent(w, d)))
