@@ -14,6 +14,7 @@ from modula.duality.hyperplane import is_hyperplane, least_bound
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.region import Region
 from modula.manifolds.stiefel import Stiefel
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
@@ -72,12 +73,12 @@ def certify(
             f"{norm} is certified for a weight, gradient and direction of {norm.ndim} dims, all of "
             f"one shape; got {got}"
         )
-    w, g, d = (x.detach().double() for x in (weight, gradient, direction))
+    w, d = weight.detach().double(), -direction.detach().double()
     length, off = (torch.linalg.vector_norm(x) for x in (d, d - manifold.to_tangent(w, d)))
     return Certificate(
         norm=float(norm(d)),
         tangency=float(off / length) if length > 0 else 0.0,
-        gap=float(gap_of(norm, manifold, w, g, d)),
+        gap=float(gap_of(norm, manifold, weight, gradient, direction)),
         seconds=perf_counter() - start,
     )
 
@@ -90,8 +91,11 @@ def gap_of(
     Nobody waits for the device (Implicit manifolds do, whenever they solve).  So the search for a
     better bound stops as soon as D is proved optimal only where looking is free, on a CPU.
     """
-    w, g, d = (x.detach().double() for x in (weight, gradient, direction))
+    # The step -D is what has to be tangent: at the boundary of a region D itself need not be.
+    w, g, d = weight.detach().double(), -gradient.detach().double(), -direction.detach().double()
     tangent, slope = manifold.to_tangent(w, d), manifold.to_tangent(w, g)
+    if isinstance(manifold, Region):
+        slope = g  # whose normal part counts: it can turn a way along the boundary into an ascent
     repaired = tangent / norm(tangent).clamp(min=1.0)
     # <slope, D'> is <G, D'> without the rounding that a large normal part of G would leave in it.
     attained = (slope * repaired).sum()

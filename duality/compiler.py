@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.duality.program import COUNTERS, Line, Live, Program
+from modula.duality.program import COUNTERS, NOISE, Line, Live, Program
 from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
@@ -71,6 +71,16 @@ class Batch:
             self._env[name] = [storage.views[i] for i in self._chosen]
         if self._chosen:
             self._run(self.program.proposal, 0, live)
+
+    def draw(self, live: Mapping[str, float]) -> list[Tensor]:
+        """Noises by which the weights are to be moved before their gradients are taken."""
+        self._chosen = tuple(range(len(self.weights)))
+        self._env = {"weight": self.weights}
+        self._env |= {name: list(storage.views) for name, storage in self.state.items()}
+        self._run(self.program.draw, len(self.program.lines), live)
+        noises: list[Tensor] = self._listed(NOISE)
+        self._env, self._rows = {}, {}
+        return [n.to(w.dtype) for n, w in zip(noises, self.weights, strict=True)]
 
     def dual_norm(self) -> Tensor:
         """Sum over the weights of budget * ||query||_*, in float64: the batch's part of N*."""

@@ -6,7 +6,9 @@ from modula.duality.momentum import NoMomentum, QueryStore
 from modula.duality.potential import Clip, Sharp, ShortStep, Unit
 from modula.duality.rules import Setting
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.oblique import Oblique
+from modula.manifolds.region import Region
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
@@ -20,6 +22,8 @@ from modula.norms.vector import L2, EuclideanLength, Max
 def known_as(setting: Setting, weight_decay: float | None) -> str:
     """The published optimizer that this declaration is, or what it does in a few words."""
     norm = _innermost(setting.norm)
+    if isinstance(setting.manifold, Isospectral):
+        return _isospectral(setting.manifold, setting)
     if setting.metric is not None:
         return _under_metric(setting.metric, norm, setting, weight_decay)
     if isinstance(setting.potential, Clip):
@@ -72,6 +76,12 @@ def _innermost(norm: Norm) -> Norm:
     return norm
 
 
+def _isospectral(manifold: Isospectral, setting: Setting) -> str:
+    if manifold.rotations is None:
+        return "isospectral descent"
+    return "POET" if isinstance(setting.metric, Diagonal) else "isospectral descent by rotations"
+
+
 def _on_manifold(norm: Norm, setting: Setting) -> str:
     manifold = setting.manifold
     while isinstance(manifold, Transposed):
@@ -82,6 +92,8 @@ def _on_manifold(norm: Norm, setting: Setting) -> str:
         return "hyperspherical descent"
     if isinstance(manifold, Oblique):
         return "oblique descent"
+    if isinstance(manifold, Region):
+        return "Muon in a region" if isinstance(norm, Spectral) else "steepest descent in a region"
     if isinstance(norm, EuclideanLength):
         return "Riemannian gradient descent"
     return "Riemannian steepest descent"

@@ -13,6 +13,10 @@ normal parts cancels, are scaled to norm one, and the better one is taken; so th
 feasible.  Every round proves something too: Z = (X - z) / rho is normal to the manifold, hence no
 tangent of norm one gains more than ||G + Z||_*, and the best Z makes that an equality.
 
+The tangents may as well be a convex cone, as at the boundary of a region: then -Z makes no sharp
+angle with any of them, which is all that the bound needs.  What a cone changes: -D has to be in
+it, not D, since that is the step; and the normal part of G matters, since it can forbid to move.
+
 A norm without a projection is served by its duality map alone: subgradient steps down
 ||G + Z||_*, and the average of the duality maps met on the way.
 
@@ -22,6 +26,7 @@ doi:10.1137/070708111 (averaging).
 
 from collections.abc import Iterator
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -29,10 +34,11 @@ from torch import Tensor
 from modula.duality.hyperplane import cost_of_rounds
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
-from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.tangent import NOISE, retract_op, tangent_line
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape
 from modula.manifolds.base import Manifold
+from modula.manifolds.region import Region
 from modula.norms.base import NoClosedForm, Norm
 
 ROUNDS = 50  # the gap is then below 0.1 % in the median, 2 % at worst for small weights
@@ -46,24 +52,33 @@ def iterates(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Points Y with ||Y|| <= 1, tangent in the limit, each with its multiplier Z normal at weight.
 
-    The gradient is tangent, of Frobenius norm one (or zero).  The first Y is its duality map.
+    The gradient has Frobenius norm one (or zero).  The first Y is the duality map of its tangent
+    part.
     """
-    start = norm.duality_map(gradient)
-    yield start, torch.zeros_like(gradient)
+    tangent = manifold.to_tangent(weight, gradient)
+    start = norm.duality_map(tangent)
+    yield start, tangent - gradient
     try:
         norm.project(torch.zeros_like(gradient))
     except NoClosedForm:
         maps = MAPS_PER_ROUND * rounds
-        yield from _subgradient_steps(norm, manifold, weight, gradient, start, maps)
+        yield from _subgradient_steps(norm, manifold, weight, gradient, tangent, start, maps)
     else:
-        yield from _splitting(norm, manifold, weight, gradient, start, rounds)
+        yield from _splitting(norm, manifold, weight, gradient, tangent, start, rounds)
 
 
 def _splitting(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, start: Tensor, rounds: int
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    tangent: Tensor,
+    start: Tensor,
+    rounds: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     rho = STEP * _length(start, _ndim(norm, manifold))
-    z = x = manifold.to_tangent(weight, start)
+    z = manifold.to_tangent(weight, start) + rho * (gradient - tangent)
+    x = manifold.to_tangent(weight, z)
     for _ in range(rounds):
         y = norm.project(2 * x - z + rho * gradient)
         yield y, torch.where(rho > 0, (x - z) / rho, 0.0)
@@ -72,18 +87,29 @@ def _splitting(
 
 
 def _subgradient_steps(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, start: Tensor, rounds: int
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    tangent: Tensor,
+    start: Tensor,
+    rounds: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Z <- Z - step (normal part of D),  D = duality_map(G + Z),  later D weighing more."""
+    """Z <- normal part of Z - step D,  D = duality_map(G + Z),  later D weighing more."""
     ndim = _ndim(norm, manifold)
-    multiplier, mean, d = torch.zeros_like(gradient), torch.zeros_like(gradient), start
+    multiplier, mean, d = tangent - gradient, torch.zeros_like(gradient), start
     for k in range(1, rounds + 1):
         mean = mean + (d - mean) * 2 / (k + 1)
-        normal = d - manifold.to_tangent(weight, d)
         length = _length(d, ndim)
-        multiplier = multiplier - torch.where(length > 0, normal / length, 0.0) / (k + 1) ** 0.5
+        moved = multiplier - torch.where(length > 0, d / length, 0.0) / (k + 1) ** 0.5
+        multiplier = normal_part(manifold, weight, moved)
         yield mean, multiplier
         d = norm.duality_map(gradient + multiplier)
+
+
+def normal_part(manifold: Manifold, weight: Tensor, z: Tensor) -> Tensor:
+    """The nearest multiplier: <Z, A> >= 0 for every tangent A, and = 0 where -A is one too."""
+    return z + manifold.to_tangent(weight, -z)
 
 
 def steepest_tangent(
@@ -108,14 +134,14 @@ def steepest_tangent(
 
 
 def multiplier_bounds(
-    norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor, rounds: int, every: int = 5
+    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, rounds: int, every: int = 5
 ) -> Iterator[Tensor]:
     """Upper bounds on <G, A> over all tangents A of norm one: ||G + Z||_*, falling by and by."""
-    size = torch.linalg.vector_norm(tangent)
-    g = normalise(tangent, ndim=tangent.ndim)
+    size = torch.linalg.vector_norm(gradient)
+    g = normalise(gradient, ndim=gradient.ndim)
     for k, (_, z) in enumerate(iterates(norm, manifold, weight, g, rounds)):
         if k % every == 0:
-            yield size * norm.dual(g + (z - manifold.to_tangent(weight, z)))
+            yield size * norm.dual(g + normal_part(manifold, weight, z))
 
 
 def _repaired(norm: Norm, manifold: Manifold, weight: Tensor, y: Tensor, ndim: int) -> Tensor:
@@ -156,4 +182,42 @@ def general_solver(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (tangent_line(setting.manifold, shape), line("direction", op, "weight", "tangent")),
         after=(line("weight", retract_op(setting.manifold), "weight"),),
+    )
+
+
+def steepest_in_region(
+    norm: Norm, region: Region, weight: Tensor, gradient: Tensor, rounds: int = ROUNDS
+) -> Tensor:
+    """argmax <G, D> over ||D|| <= 1 with -D in the cone at the weight, nearly.
+
+    weight, gradient: (..., *weight), the gradient whole.  Zero where every step of the cone climbs.
+    """
+    ndim = _ndim(norm, region)
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    w, descent = weight.to(dtype), -normalise(gradient.to(dtype), ndim=ndim)
+    slope = region.to_tangent(w, descent)
+    sure = _repaired(norm, region, w, slope, ndim)
+    found = steepest_tangent(norm, region, w, descent, rounds)
+    best = torch.where(_inner(descent, found - sure, ndim) > 0, found, sure)
+    some = _length(slope, ndim) > NOISE * torch.finfo(dtype).eps
+    return torch.where(some, -best, 0.0).to(gradient.dtype)
+
+
+@cache
+def cone_op(norm: Norm, region: Region) -> Op:
+    """The general solver in the cone of a region, as an op."""
+
+    def splitting(weight: Tensor, query: Tensor) -> Tensor:
+        return steepest_in_region(norm, region, weight, query)
+
+    return Op(f"splitting[{norm}, {region}]", splitting, cost_of_rounds(ROUNDS))
+
+
+@derives(Norm, Region)
+def steepest_in_cone(setting: Setting, shape: Shape) -> Derived:
+    """Any norm in any region: inside, its duality map; at the boundary, the steepest way along."""
+    region = cast(Region, setting.manifold)
+    return Derived(
+        (line("direction", cone_op(setting.norm, region), "weight", "query"),),
+        after=(line("weight", retract_op(region), "weight"),),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 
 from rich.console import Console
@@ -14,9 +14,13 @@ from rich.table import Table
 from modula.duality.coordinates import describe
 from modula.duality.explain import known_as
 from modula.duality.program import Line, Live, Program, line
+from modula.duality.rotations import chart_shape, rotating
 from modula.duality.rules import Setting, derive, rule_name
 from modula.kernels import apply
 from modula.kernels.op import Shape
+from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
+from modula.manifolds.rotations import Rotations
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,13 @@ class Row:
 def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> Program:
     """The whole update of one weight: momentum, direction, decay, step, retraction."""
     setting = declaration.setting
+    rotations = _rotations(setting)
+    if rotations is not None:
+        setting.manifold.check_shape(tuple(shape))
+        free = replace(declaration, setting=replace(setting, manifold=Euclidean()))
+        inner = program_of(free, chart_shape(rotations, shape), name)
+        program = rotating(inner, rotations, shape)
+        return replace(program, proposal=_counting(program.proposal))
     derived = derive(setting, shape, name)
     query = setting.momentum.query
     names = {"query": query}
@@ -95,7 +106,19 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
         direction=direction,
         query=query,
         slots=derived.slots,
+        draw=derived.draw,
     )
+
+
+def _rotations(setting: Setting) -> Rotations | None:
+    """How the weight is rotated, if that is how it moves."""
+    return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
+
+
+def _rule(setting: Setting) -> str:
+    if _rotations(setting) is None:
+        return rule_name(setting)
+    return f"{rule_name(replace(setting, manifold=Euclidean()))}, rotating"
 
 
 def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
@@ -119,7 +142,7 @@ def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> 
         potential=str(setting.potential),
         momentum=str(setting.momentum),
         budget=declaration.budget,
-        rule=rule_name(setting),
+        rule=_rule(setting),
         known_as=known_as(setting, declaration.weight_decay),
         program=program,
         twin="plain",

@@ -11,16 +11,18 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape
 
 INPUTS = ("weight", "gradient", "lr")
-COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
+COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
+SAMPLED_GRADIENT = "sampled_gradient"  # of the loss at labels drawn from the network itself
+NOISE = "noise"  # by which the weight was moved when the gradient was taken
 STATISTICS = (
     "input_moment",
     "output_moment",
     "layer_inputs",
     "output_gradients",
-    "sampled_gradient",
     "microbatch_gradients",
-    "noise",
+    SAMPLED_GRADIENT,
+    NOISE,
 )
 
 
@@ -60,8 +62,9 @@ class Line:
     """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
 
     shape  of what the op works on, for its cost; None where it is the weight's own
-    every  steps from one run to the next, after the first step, which always runs; the result is
-           state, and the weights of a network take turns
+    every  steps from one run to the next; the result is state, and the weights of a network take
+           turns
+    early  whether fewer steps pass at first: 1, 2, 4, 8, ...
 
     A line that reads a statistic which was not collected for this step is left out likewise.
     """
@@ -72,6 +75,7 @@ class Line:
     options: tuple[tuple[str, Any], ...] = ()
     shape: tuple[int, ...] | None = None
     every: int = 1
+    early: bool = True
 
     def __post_init__(self) -> None:
         if self.op.writes_first and self.result != self.reads[0]:
@@ -97,8 +101,12 @@ class Line:
         return text if self.every == 1 else f"{text}    every {self.every} steps"
 
     def is_due(self, step: int, offset: int = 0) -> bool:
-        """Whether the line runs in this step, counted from 1, of a weight with this turn."""
-        return self.every == 1 or step == 1 or (step + offset) % self.every == 0
+        """Whether the line runs in this step, counted from 1, of a weight with this turn.
+
+        If `early`, in steps 1, 2, 4, 8, ... too: what averages say then changes fast.
+        """
+        young = step <= self.every and step & (step - 1) == 0 if self.early else step == 1
+        return young or (step + offset) % self.every == 0
 
 
 def _short(value: Any) -> str:
@@ -119,6 +127,8 @@ class Program:
     direction name of the tensor that the step follows, out of `proposal`
     query     name of the tensor that the direction is dual to
     slots     what state holds at first, where that is not a weight-shaped zero
+    draw      lines from the state to "noise", by which the weight is to be moved before the
+              gradient is taken; () where it is taken at the weight itself
     """
 
     proposal: tuple[Line, ...]
@@ -126,6 +136,7 @@ class Program:
     direction: str = "direction"
     query: str = "gradient"
     slots: Slots = ()
+    draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [each.result for each in self.lines if each.every > 1]
@@ -143,7 +154,7 @@ class Program:
         """Names that outlive a step: those read before they are written."""
         written = {*INPUTS, *STATISTICS}
         names: dict[str, None] = dict.fromkeys(name for name, _ in self.slots)
-        for each in self.lines:
+        for each in (*self.draw, *self.lines):
             names.update((read, None) for read in each.reads if read not in written)
             written.add(each.result)
         return tuple(names)

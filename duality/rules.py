@@ -39,6 +39,7 @@ class Derived:
     after      lines that bring the stepped weight back to the manifold
     direction  name of the tensor followed
     slots      what state holds at first, where that is not a weight-shaped zero
+    draw       lines from the state to "noise", if the gradient is to be taken at a random point
     """
 
     lines: tuple[Line, ...]
@@ -46,6 +47,7 @@ class Derived:
     after: tuple[Line, ...] = ()
     direction: str = "direction"
     slots: Slots = ()
+    draw: tuple[Line, ...] = ()
 
 
 Key = tuple[type, type, type, type]

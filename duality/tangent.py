@@ -27,13 +27,13 @@ NOISE = 32.0
 
 @cache
 def to_tangent_op(manifold: Manifold, ndim: int) -> Op:
-    """The manifold's own tangent projection, as an op; what is rounding noise becomes zero."""
+    """The part of the query whose negative, the step, is tangent; rounding noise becomes zero."""
     along_one_axis = {"rows": (-1,), "columns": (-2,)}
     axis = manifold.axis if isinstance(manifold, Oblique) else ""
     dims = along_one_axis.get(axis, tuple(range(-ndim, 0)))
 
     def to_tangent(weight: Tensor, query: Tensor) -> Tensor:
-        tangent = manifold.to_tangent(weight, query)
+        tangent = -manifold.to_tangent(weight, -query)
         floor = NOISE * torch.finfo(query.dtype).eps * _largest(query, dims)
         return torch.where(_largest(tangent, dims) > floor, tangent, 0.0)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modula.manifolds.base import Manifold
+from modula.manifolds.region import Region
 from modula.norms.base import Norm
 from modula.norms.from_dual import FromDual
 
@@ -142,6 +143,11 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
         _, v, t = tangent(x, v)
         return ((v - t) * t).sum().abs()
 
+    def apart(x: Tensor, v: Tensor) -> Tensor:
+        point, _, t = tangent(x, v)
+        along = ((v - t) * manifold.to_tangent(point, v.flip(-1))).sum()
+        return along.clamp(min=0) if isinstance(manifold, Region) else along.abs()
+
     def lands(x: Tensor, v: Tensor) -> Tensor:
         point, _, t = tangent(x, v)
         return manifold.residual(manifold.retract(point, 0.1 * t))
@@ -161,6 +167,7 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
         "to_tangent is a projection": idempotent,
         "to_tangent is orthogonal": orthogonal,
         "to_tangent keeps what leads along the manifold": complete,
+        "to_tangent removes nothing along a tangent": apart,
         "residual(retract(x, v)) == 0": lands,
         "retract(x, v) == x + v + O(v^2)": first_order,
     }

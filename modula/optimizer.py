@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,13 +30,15 @@ from modula.duality import (
     plan_of,
     program_of,
 )
+from modula.statistics import Statistics
+from modula.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 # What a copy or a pickle needs besides torch's own; the batches are derived again.
 _OWN = (
-    *("length_rule", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations"),
-    "_certification",
+    *("length_rule", "maximize", "on_nonfinite", "skipped"),
+    *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
 )
 
 LengthRule = Automatic | Clip | ShortStep
@@ -107,13 +110,20 @@ class SteepestDescent(torch.optim.Optimizer):
         self._declarations: list[list[Declaration]] = []
         self._batches: list[list[tuple[Batch, list[int]]]] = []
         self._last_lr: Tensor | None = None
+        self._watch: Watch | None = None
+        self._seen: Statistics = {}
         if groups is None:
             own = declarations_of(model, momentum, potential, weight_decay)
             groups = [Group(own)]
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
+        self._landings: list[tuple[Tensor, Tensor]] | None = []
         super().__init__(_param_groups(groups, weights, rate), {"lr": rate})
+        # Only now, when everything is derived: an error leaves every weight as it was.
+        _land_(self._landings)
+        self._landings = None
+        self.watch(model)
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
@@ -135,23 +145,32 @@ class SteepestDescent(torch.optim.Optimizer):
                 f'{len(params)} weights: add "declarations": [Declaration(...), ...]'
             )
         super().add_param_group({**param_group, "params": params})
-        group = self.param_groups[-1]
-        for key in self.defaults.keys() - param_group.keys() - {"lr"}:
+        try:
+            self._derive_group(self.param_groups[-1], param_group.keys(), declarations)
+        except (ValueError, LookupError):
+            self.param_groups.pop()
+            raise
+
+    def _derive_group(
+        self, group: dict[str, Any], given: Collection[str], declarations: list[Declaration]
+    ) -> None:
+        for key in self.defaults.keys() - given - {"lr"}:
             del group[key]  # a default of the first group, which this one's programs may not have
         weights: list[Tensor] = group["params"]
-        names = _names(group)
-        programs = [
-            program_of(d, w.shape, n) for d, w, n in zip(declarations, weights, names, strict=True)
-        ]
+        rows = list(zip(declarations, weights, _names(group), strict=True))
+        programs = [program_of(d, w.shape, n) for d, w, n in rows]
+        landings = [landing for row in rows for landing in _landing(*row)]
         for program in programs:
             for key, value in program.live.items():
                 group.setdefault(key, value)
         group["geometry"] = [_fingerprint(d) for d in declarations]
-        for declaration, weight, name in zip(declarations, weights, names, strict=True):
-            _onto_manifold_(declaration, weight, name)
         self._declarations.append(declarations)
         self._batches.append(batches(programs, weights))
         self._bind_state()
+        if self._landings is None:
+            _land_(landings)
+        else:
+            self._landings += landings
 
     def _bind_state(self) -> None:
         """Let self.state show each weight's part of the batches' buffers."""
@@ -172,6 +191,67 @@ class SteepestDescent(torch.optim.Optimizer):
         ]
         return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))))
 
+    # --- what metrics ask of the network ---------------------------------------------------------
+
+    def watch(self, model: nn.Module) -> None:
+        """Collect from this model what the metrics read; a copy of an optimizer must be told.
+
+        Raises ValueError for weights whose layer does not show what is asked of it.
+        """
+        wanted = {name: batch.program.statistics for name, batch in self._named()}
+        self._watch = Watch(model, wanted)
+
+    def asks_for(self, statistic: str) -> bool:
+        """Whether a metric reads this, such as "sampled_gradient"."""
+        return self._watch is not None and self._watch.asks_for(statistic)
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Backward passes inside feed the metrics that read a Fisher, and leave .grad alone.
+
+        with optimizer.sampled():
+            F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
+        """
+        with self._watched().sampled():
+            yield
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """Forward and backward passes inside are at weights drawn from the metrics' posterior.
+
+        Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
+        has one, so that a training loop may always use it.
+        """
+        noises: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for group, compiled in zip(self.param_groups, self._batches, strict=True):
+                for batch, positions in compiled:
+                    if batch.program.draw:
+                        names = _names(group)
+                        drawn = batch.draw(group)
+                        noises |= {names[i]: n for i, n in zip(positions, drawn, strict=True)}
+        with self._watched().perturbed(noises) if noises else nullcontext():
+            yield
+
+    def _watched(self) -> Watch:
+        if self._watch is None:
+            raise RuntimeError(
+                "this optimizer is a copy and does not know its network: call "
+                "optimizer.watch(model) before the next forward pass"
+            )
+        return self._watch
+
+    def _named(self) -> Iterator[tuple[str, Batch]]:
+        """Each weight's full name, with its batch."""
+        for group, compiled in zip(self.param_groups, self._batches, strict=True):
+            names = _names(group)
+            for batch, positions in compiled:
+                yield from ((names[i], batch) for i in positions)
+
+    def _statistics(self) -> Statistics:
+        asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
+        return self._watched().take() if asks else {}
+
     # --- the step -----------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -184,6 +264,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._seen = self._statistics()
         if self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
@@ -210,7 +291,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             for batch, positions in self._batches[index]:
                 self._propose(index, batch, positions)
-                batch.update(self._signed(_scalar(group["lr"], batch)), group)
+                batch.update(_scalar(group["lr"], batch), group)
         self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
     def _step_at_length_of(self, rule: LengthRule) -> None:
@@ -223,21 +304,20 @@ class SteepestDescent(torch.optim.Optimizer):
         length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, _ in compiled:
-                batch.update(self._signed(length * group["lr"]), group)
+                batch.update(length * group["lr"], group)
         self._last_lr = length * self.param_groups[0]["lr"]
 
     def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
         group = self.param_groups[index]
-        batch.propose([group["params"][i].grad for i in positions], group)
+        names = [_names(group)[i] for i in positions]
+        seen = [self._seen.get(name, {}) for name in names] if self._seen else []
+        gradients = [group["params"][i].grad for i in positions]
+        if self.maximize:  # a region lets a weight go in one direction and not in the other
+            gradients = [None if g is None else -g for g in gradients]
+        batch.propose(gradients, group, seen)
         if self._certification is not None and self._certification.is_due:
-            names = [_names(group)[i] for i in positions]
-            self._certification.look(
-                batch, [self._declarations[index][i].setting for i in positions], names
-            )
-
-    def _signed(self, lr: Tensor) -> Tensor:
-        # Duality maps are odd: climbing is the same direction walked the other way.
-        return -lr if self.maximize else lr
+            settings = [self._declarations[index][i].setting for i in positions]
+            self._certification.look(batch, settings, names)
 
     def _gradients_are_usable(self) -> bool:
         named = [
@@ -306,7 +386,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if "_declarations" not in state:
             return  # load_state_dict comes this way too, with the batches in place
         saved = {weight: dict(own) for weight, own in self.state.items()}
-        self._batches = []
+        self._batches, self._watch, self._seen = [], None, {}
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
             rows = zip(declarations, group["params"], _names(group), strict=True)
             programs = [program_of(d, w.shape, n) for d, w, n in rows]
@@ -397,12 +477,21 @@ def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any])
 
 
 @torch.no_grad()
-def _onto_manifold_(declaration: Declaration, weight: Tensor, name: str) -> None:
+def _landing(
+    declaration: Declaration, weight: Tensor, name: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The weight and the nearest point of its manifold, unless it is there already."""
     manifold = declaration.setting.manifold
     distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
     if distance > OFF_MANIFOLD:
-        weight.copy_(manifold.project(weight))
+        yield weight, manifold.project(weight)
         logger.warning("%s was %.3g off %s: projected", name, distance, manifold)
+
+
+@torch.no_grad()
+def _land_(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for weight, point in landings:
+        weight.copy_(point)
 
 
 def _scalar(lr: Any, batch: Batch) -> Tensor:

@@ -14,15 +14,18 @@ from modula import checkpoint
 from modula.compounds import GPT
 from modula.config import TUNED, Config, find_device, read_toml, thread_count, to_toml
 from modula.data import Text, even_windows, random_windows
+from modula.duality.program import SAMPLED_GRADIENT
 from modula.errors import Diverged, UserError, refusals_in_words
 from modula.geometry import Geometry, geometries
 from modula.metrics import MetricsFile, Record
 from modula.recipes import RECIPES
+from modula.statistics import sampled_labels
 from modula.storage import METRICS, replace_file
 
 CONFIG, CHECKPOINTS = "config.toml", "checkpoint"
 VOCABULARY = 256  # bytes
 VALIDATION_WINDOWS = 64
+SAMPLE_EVERY = 10  # steps between two passes at sampled labels: Sophia's
 
 
 class Run:
@@ -76,9 +79,11 @@ class Run:
         self.step += 1
         before = self._weights() if self._is_due(self.config.norms_every) else {}
         begin = perf_counter()
-        loss = self._loss(windows)
-        value = self._finite(loss)
-        loss.backward()
+        with self.optimizer.perturbed():
+            loss = self._loss(windows)
+            value = self._finite(loss)
+            loss.backward()
+            self._sample(windows)
         self._update()
         lr = self.optimizer.last_lr
         self.optimizer.zero_grad()
@@ -100,6 +105,13 @@ class Run:
         windows = windows.to(self.device)
         logits = self.model(windows[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+    def _sample(self, windows: Tensor) -> None:
+        """Another backward pass, at labels of the network's own, where a metric asks for it."""
+        if self.optimizer.asks_for(SAMPLED_GRADIENT) and self.step % SAMPLE_EVERY == 1:
+            with self.optimizer.sampled():
+                logits = self.model(windows[:, :-1].to(self.device)).flatten(0, 1)
+                F.cross_entropy(logits, sampled_labels(logits)).backward()
 
     def _finite(self, loss: Tensor) -> float:
         value = loss.item()

@@ -20,8 +20,10 @@ from modula.kernels.op import Cost
 from modula.manifolds import (
     SPD,
     Euclidean,
+    Isospectral,
     Manifold,
     Oblique,
+    SpectralBall,
     SpectralSphere,
     Sphere,
     Stiefel,
@@ -47,6 +49,8 @@ MANIFOLDS: tuple[Manifold, ...] = (
     UnitConditionNumber(),
     SpectralSphere(),
     SPD(floor=0.1),
+    SpectralBall(5.0),  # of which a Gaussian matrix is partly inside, partly outside
+    Isospectral(),
 )
 EXACT = 1e-5
 SHAPES = ((16, 16), (21, 8), (8, 21))

@@ -196,11 +196,11 @@ class InCoordinates(Norm):
         return f"{self.norm} in other coordinates"
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.norm(self.coordinates.apply(x))
+        return self.norm(self.coordinates.apply(self.prepare(x))).to(x.dtype)
 
     def dual(self, g: Tensor) -> Tensor:
-        return self.norm.dual(self.coordinates.inverse_transpose(g))
+        return self.norm.dual(self.coordinates.inverse_transpose(self.prepare(g))).to(g.dtype)
 
     def duality_map(self, g: Tensor) -> Tensor:
-        inner = self.norm.duality_map(self.coordinates.inverse_transpose(g))
-        return self.coordinates.inverse(inner)
+        inner = self.norm.duality_map(self.coordinates.inverse_transpose(self.prepare(g)))
+        return self.coordinates.inverse(inner).to(g.dtype)

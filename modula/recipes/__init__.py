@@ -11,6 +11,7 @@ from modula.recipes.constrained import (
     hypersphere,
     manifold_muon,
     oblique,
+    poet,
     spectral_sphere,
     unit_condition,
 )
@@ -39,6 +40,7 @@ RECIPES: Mapping[str, Recipe] = {
         manifold_muon,
         unit_condition,
         spectral_sphere,
+        poet,
         kl_shampoo,
     )
 }

@@ -235,7 +235,7 @@ def test_roots_are_renewed_by_turns_and_the_plain_program_agrees() -> None:
         before = runner.state("root_0").clone()
         runner.step(gradient)
         stood = torch.allclose(before, runner.state("root_0"), rtol=0.3)  # but for the gauge
-        assert stood is (i in (1, 2, 4, 5))
+        assert stood is (i in (2, 4, 5))  # steps 1, 2, 4, and every fourth
         tensors |= {"gradient": gradient, "lr": torch.ones((), dtype=DTYPE)}
         tensors = what.run(**tensors)
         assert_close(tensors["weight"], runner.weight)

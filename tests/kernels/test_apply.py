@@ -16,6 +16,7 @@ CASES: dict[str, tuple[Op, int, dict[str, Any]]] = {
     "average": (apply.average, 2, {"beta": 0.9}),
     "accumulate": (apply.accumulate, 2, {"beta": 0.9}),
     "average_square": (apply.average_square, 2, {"beta": 0.99}),
+    "add_square": (apply.add_square, 2, {}),
     "blend": (apply.blend, 2, {"beta": 0.9}),
     "lookahead": (apply.lookahead, 2, {"beta": 0.9}),
     "count": (apply.count, 1, {}),
@@ -63,19 +64,33 @@ def test_step_and_decay_take_one_scale_a_weight() -> None:
     torch.testing.assert_close(apply.decay(weights[1], LR, rate=0.1, scale=0.5), decayed[1])
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
 @pytest.mark.parametrize("floor", [0.0, 1e-8, 1e-3])
-def test_whiten_is_adams_quotient(floor: float) -> None:
+def test_whiten_is_adams_quotient(floor: float, power: float) -> None:
     means, squares = tensors(2, 0), [x.square() for x in tensors(2, 1)]
     squares[0][0], means[0][0] = 0.0, 0.0
-    steps = [torch.tensor(1.0), torch.tensor(7.0)]
-    options = {"beta": 0.9, "beta_square": 0.99, "floor": floor}
-    expected = []
-    for m, v, k in zip(means, squares, steps, strict=True):
-        m_hat, v_hat = m / (1 - 0.9 ** k.item()), v / (1 - 0.99 ** k.item())
-        expected.append((m_hat / (v_hat.sqrt() + floor)).nan_to_num(0.0))
-    plain = [whiten(m, v, k, **options) for m, v, k in zip(means, squares, steps, strict=True)]
-    torch.testing.assert_close(plain, expected)
-    assert_twins_agree(whiten, [means, squares, steps], expected, **options)
+    options = {"power": power, "floor": floor}
+    pairs = list(zip(means, squares, strict=True))
+    expected = [(m / (v**power + floor)).nan_to_num(0.0) for m, v in pairs]
+    torch.testing.assert_close([whiten(m, v, **options) for m, v in pairs], expected)
+    assert_twins_agree(whiten, [means, squares], expected, **options)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
+def test_unbiased_averages_are_averages_over_the_sum_of_their_weights(beta: float) -> None:
+    xs = [tensors(2, seed) for seed in range(4)]
+    biased, state, squares = ([torch.zeros_like(x) for x in xs[0]] for _ in range(3))
+    for k, x in enumerate(xs, 1):
+        steps = [torch.tensor(float(k))] * 2
+        biased = [apply.average(m, new, beta=beta) for m, new in zip(biased, x, strict=True)]
+        expected = [m / (1 - beta**k) for m in biased]
+        assert_twins_agree(apply.unbiased_average, [state, x, steps], expected, beta=beta)
+        for s, new in zip(squares, x, strict=True):
+            s.copy_(apply.unbiased_average_square(s, new, steps[0], beta=beta))
+    weights = torch.tensor([(1 - beta) * beta ** (3 - k) for k in range(4)]).double()
+    stacked = torch.stack([x[0] ** 2 for x in xs])
+    mean = torch.tensordot(weights / weights.sum(), stacked, 1)
+    torch.testing.assert_close(squares[0], mean)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

@@ -1,0 +1,29 @@
+"""What a network's data says about a weight: moments of layer inputs and of output gradients.
+
+A metric names the statistics that it reads; a `Collector` measures them while the network trains.
+"""
+
+from modula.statistics.collector import Collector, Statistics
+from modula.statistics.exchange import average_
+from modula.statistics.fisher import (
+    cross_entropy_gauss_newton_backward,
+    gradients_kept,
+    mse_gauss_newton_backward,
+    sampled_labels,
+)
+from modula.statistics.perturbed import perturbed
+from modula.statistics.running import INPUTS, MICROBATCH_GRADIENTS, OUTPUTS
+
+__all__ = [
+    "INPUTS",
+    "MICROBATCH_GRADIENTS",
+    "OUTPUTS",
+    "Collector",
+    "Statistics",
+    "average_",
+    "cross_entropy_gauss_newton_backward",
+    "gradients_kept",
+    "mse_gauss_newton_backward",
+    "perturbed",
+    "sampled_labels",
+]

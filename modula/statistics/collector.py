@@ -1,0 +1,173 @@
+"""Collects the statistics of weights while a network runs forward and backward."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from modula.errors import suggest
+from modula.statistics.layers import Owner, owners
+from modula.statistics.microbatches import Microbatches
+from modula.statistics.observe import observe
+from modula.statistics.running import (
+    INPUTS,
+    KNOWN,
+    MICROBATCH_GRADIENTS,
+    OUTPUTS,
+    Running,
+    Statistic,
+)
+
+Statistics = dict[str, dict[str, Tensor]]  # by weight, then by name of the statistic
+
+
+class Collector:
+    """Statistics of chosen weights, over every backward pass since they were last taken.
+
+        input_moment       A = sum of x x^T over the rows / rows      (fan_in, fan_in)
+        output_moment      B = sum of e e^T over the rows / terms     (fan_out, fan_out)
+        layer_inputs       the rows x                                 (rows, fan_in)
+        output_gradients   the rows e, in the same order              (rows, fan_out)
+
+    for a layer y = W x, a loss L that is a mean over `terms`, and e = terms * dL/dy.  Each
+    position of each example is a row; the same four with reduced_ before their name have one row
+    an example, x averaged and e summed over positions.  And, for any weight that is trained,
+
+        microbatch_gradients   g_1 ... g_M, of mean p.grad            (M, *shape)
+
+    What a backward pass reaches is counted, once: no forward pass without one, no checkpointed
+    layer twice.  The uses of a shared weight add up.  A microbatch ends where the model is called
+    again.  A bias appends nothing to x, as it is a weight of its own.  Compiled graphs break at
+    each layer; install before the first call.
+
+    wanted   names of statistics, under the full name of the weight
+
+    Raises ValueError, with nothing installed, for a weight whose owner does not show its inputs.
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> collector = Collector(model, {"weight": {"input_moment"}})
+    >>> model(torch.tensor([[1.0, 0.0], [1.0, 2.0]])).mean().backward()
+    >>> collector.take()["weight"]["input_moment"]
+    tensor([[1., 1.],
+            [1., 2.]])
+
+    Source: Martens and Grosse 2015, arXiv:1503.05671; Eschenhagen et al. 2023, arXiv:2311.00636.
+    """
+
+    def __init__(self, model: nn.Module, wanted: Mapping[str, Collection[str]]) -> None:
+        weights = dict(model.named_parameters(remove_duplicate=False))
+        self._wanted = {name: _checked(name, wanted[name], weights) for name in wanted}
+        layers = [
+            (name, owner)
+            for name, names in self._wanted.items()
+            if any(statistic in INPUTS or statistic in OUTPUTS for statistic in names)
+            for owner in owners(model, name, weights[name])
+        ]
+        self._paused = False
+        self._forget()
+        self._handles = [self._watch(name, owner) for name, owner in layers]
+        grouped = [name for name, names in self._wanted.items() if MICROBATCH_GRADIENTS in names]
+        self._handles += [self._receive(name, weights[name]) for name in grouped]
+        if grouped:
+            self._handles.append(self._divide(model))
+
+    def take(self, terms: int | None = None, loss_scale: Tensor | float = 1.0) -> Statistics:
+        """Every statistic by weight and name, and forget them; unreached weights are left out.
+
+        Several passes make one mean: K equal parts of a batch send back the gradient of L / K.
+
+        terms        of the mean, all passes together.  By default as many as rows, as for one
+                     row an example and for a loss at every token; for convolutions as many as
+                     examples.  Give it where a sequence has one loss, or a layer is used twice.
+        loss_scale   by which a GradScaler multiplied the loss
+        """
+        taken: Statistics = {name: {} for name in self._wanted}
+        for (name, statistic), running in self._running.items():
+            if statistic in INPUTS:
+                taken[name][statistic] = running.value(1.0, running.rows)
+            else:
+                count = running.terms if terms is None else terms
+                taken[name][statistic] = running.value(count / loss_scale, count)
+        for name, gradients in self._microbatches.values(loss_scale).items():
+            taken[name][MICROBATCH_GRADIENTS] = gradients
+        self._forget()
+        return {name: statistics for name, statistics in taken.items() if statistics}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Backward passes inside are not counted, such as the training loss's beside a Fisher."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def remove(self) -> None:
+        """Leave the model as it was found."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _forget(self) -> None:
+        self._running: dict[tuple[str, str], Running] = {}
+        self._microbatches = Microbatches()
+
+    def _watch(self, name: str, owner: Owner) -> RemovableHandle:
+        @torch.no_grad()
+        def see(x: Tensor | None, gradient: Tensor) -> None:
+            if self._paused:
+                return
+            with torch.autocast(gradient.device.type, enabled=False):
+                self._add(name, OUTPUTS, owner.reader.outputs(owner.layer, gradient), owner)
+                if x is not None:
+                    self._add(name, INPUTS, owner.reader.inputs(owner.layer, x), owner)
+
+        reads_inputs = any(statistic in INPUTS for statistic in self._wanted[name])
+        return observe(owner.layer, see, reads_inputs)
+
+    def _receive(self, name: str, weight: nn.Parameter) -> RemovableHandle:
+        def receive(gradient: Tensor) -> None:
+            if not self._paused:
+                self._microbatches.add_(name, gradient)
+
+        return weight.register_hook(receive)
+
+    def _divide(self, model: nn.Module) -> RemovableHandle:
+        """A microbatch begins where the model is called, unless a checkpoint repeats the call."""
+
+        def called(*_: object) -> None:
+            if torch._C._current_graph_task_id() == -1:  # no backward pass is going on
+                self._microbatches.begin_()
+
+        return model.register_forward_pre_hook(torch.compiler.disable(called))
+
+    def _add(self, name: str, table: dict[str, Statistic], x: Tensor, owner: Owner) -> None:
+        """x: (examples, positions, features); no example, no entry."""
+        if not x.numel():
+            return
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        for statistic in self._wanted[name]:
+            if statistic in table:
+                rows = table[statistic].share(x)
+                terms = min(len(rows), owner.reader.terms(*x.shape[:2]))
+                running = self._running.setdefault((name, statistic), table[statistic].running())
+                running.add_(rows, terms)
+
+
+def _checked(name: str, wanted: Collection[str], weights: dict[str, nn.Parameter]) -> list[str]:
+    """The names, in an order that is the same in every process."""
+    if name not in weights:
+        raise ValueError(f"the model has no weight {name}: {suggest(name, weights)}")
+    for statistic in wanted:
+        if statistic not in KNOWN:
+            raise ValueError(
+                f"no statistic of {name} is called {statistic!r}: {suggest(statistic, KNOWN)}"
+            )
+    if MICROBATCH_GRADIENTS in wanted and not weights[name].requires_grad:
+        raise ValueError(
+            f"{name} is frozen, so no microbatch has a gradient for it: ask for those of weights "
+            "that are trained"
+        )
+    return sorted(wanted)

@@ -1,0 +1,95 @@
+"""The gradients of microbatches against one autograd call for each."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modula.statistics import Collector
+
+NAME = "microbatch_gradients"
+close = torch.testing.assert_close
+
+
+class Experts(nn.Module):
+    """Weights of every kind, one of which only negative batches reach.
+
+    The last has its gradient before a checkpoint around it all repeats the call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Parameter(torch.randn(4).double())
+        self.always = nn.Linear(4, 3).double()
+        self.sometimes = nn.Linear(3, 3, bias=False).double()
+        self.shift = nn.Parameter(torch.randn(3).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.always(x * self.table)
+        return (self.sometimes(y) if x[0, 0] < 0 else y) + self.shift
+
+
+def parts() -> list[Tensor]:
+    torch.manual_seed(1)
+    xs = torch.randn(3, 5, 4).double()
+    xs[:, 0, 0] = torch.tensor([1.0, -1.0, 1.0])
+    return list(xs)
+
+
+WAYS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
+    "plain": lambda model: model,
+    "non-reentrant": lambda model: lambda x: checkpoint(model, x, use_reentrant=False),
+    "reentrant": lambda model: (
+        lambda x: checkpoint(model, x.clone().requires_grad_(), use_reentrant=True)
+    ),
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_their_mean_is_the_gradient_and_each_is_its_own_batchs(way: Callable) -> None:
+    model = Experts()
+    weights = dict(model.named_parameters())
+    collector = Collector(model, {name: {NAME} for name in weights})
+    forward = way(model)
+    for x in parts():
+        (forward(x).pow(2).mean() / 3).backward()
+    taken = collector.take()
+    collector.remove()
+    assert taken.keys() == weights.keys()
+    for name, weight in weights.items():
+        close(taken[name][NAME].mean(0), weight.grad)
+        for found, x in zip(taken[name][NAME], parts(), strict=True):
+            loss = model(x).pow(2).mean()
+            (alone,) = torch.autograd.grad(loss, weight, allow_unused=True)
+            close(found, torch.zeros_like(weight) if alone is None else alone)
+
+
+def test_several_passes_of_one_call_are_one_microbatch() -> None:
+    model, (x, *_) = Experts(), parts()
+    collector = Collector(model, {"table": {NAME}})
+    y = model(x)
+    y.sum().backward(retain_graph=True)
+    y.pow(2).sum().backward()
+    close(collector.take()["table"][NAME], model.table.grad[None])
+    assert collector.take() == {}
+
+
+def test_a_loss_scale_is_taken_out_and_a_pause_skips() -> None:
+    model, (x, *_) = Experts(), parts()
+    collector = Collector(model, {"table": {NAME}})
+    with collector.paused():
+        model(x).sum().backward()
+    model.zero_grad()
+    (64 * model(x).sum()).backward()
+    close(collector.take(loss_scale=64)["table"][NAME][0], model.table.grad / 64)
+
+
+def test_a_frozen_weight_is_refused() -> None:
+    layer = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="weight is frozen"):
+        Collector(layer, {"weight": {NAME}})
