@@ -14,7 +14,8 @@ from modula.norms.from_dual import FromDual
 
 DRAWS = 20
 TOLERANCE = 1e-6
-SMALL = 1e-6  # a step whose square is less than a hundredth of the tolerance
+SMALL = 1e-6  # a step so short that what is of second order disappears
+SHARE = 0.01  # of such a step may be missed: by curvature, and by slack at a boundary
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ Law = Callable[[Tensor, Tensor], Tensor]
 def broken_laws(laws: dict[str, Law], shape: tuple[int, ...], seed: int = 0) -> Iterator[Broken]:
     """The first failure of each law: a law maps two random tensors to how far it is missed.
 
-    Whole numbers are tried before others, small shapes before large ones; a shape on which the law
-    cannot be tried, as it has no point of the manifold, is passed over.
+    Small shapes are tried before large ones.  A shape on which the law cannot be tried, as it has
+    no point of the manifold, is passed over.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, law in laws.items():
@@ -64,15 +65,23 @@ def _first_failure(
 ) -> Broken | None:
     for size in sizes(shape):
         draws = torch.randn(DRAWS, 2, *size, generator=generator, dtype=torch.float64)
-        for x, y in (*(2 * draws).round()[: DRAWS // 2], *draws):
-            if not (x.any() and y.any()):
-                continue  # laws for zero make it themselves
-            try:
-                missed = float(law(x, y).max())
-            except Exception:  # the user's own code, which need not know every shape
-                break
-            if not missed <= TOLERANCE:
-                return Broken(name, missed, _named(law, x, y))
+        found = _failure(name, law, draws)
+        if found is not None:
+            # Whole numbers fail as a rule where others do, and are easier to follow by hand.
+            return _failure(name, law, (2 * draws).round()) or found
+    return None
+
+
+def _failure(name: str, law: Law, draws: Tensor) -> Broken | None:
+    for x, y in draws:
+        if not (x.any() and y.any()):
+            continue  # laws for zero make it themselves
+        try:
+            missed = float(law(x, y).max())
+        except Exception:  # the user's own code, which need not know every shape
+            break
+        if not missed <= TOLERANCE:
+            return Broken(name, missed, _named(law, x, y))
     return None
 
 
@@ -132,7 +141,8 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
 
     def tangent(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         manifold.check_shape(tuple(x.shape))
-        point = manifold.project(x)
+        # Not `project`: a spectral sphere's largest singular value is to stay simple.
+        point = manifold.retract(x, torch.zeros_like(x))
         return point, v, manifold.to_tangent(point, v)
 
     def idempotent(x: Tensor, v: Tensor) -> Tensor:
@@ -152,18 +162,23 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
         point, _, t = tangent(x, v)
         return manifold.residual(manifold.retract(point, 0.1 * t))
 
+    def beyond(error: Tensor) -> Tensor:
+        return (error.abs().max() - SHARE).clamp(min=0)
+
     def first_order(x: Tensor, v: Tensor) -> Tensor:
         point, _, t = tangent(x, v)
         step = SMALL * t / v.norm()
-        return (manifold.retract(point, step) - point - step).abs().max() * (0.1 / SMALL)
+        return beyond((manifold.retract(point, step) - point - step) / SMALL)
 
     def complete(x: Tensor, v: Tensor) -> Tensor:
         point, v, _ = tangent(x, v)
-        moved = (manifold.project(point + SMALL * v / v.norm()) - point) / SMALL
-        return (moved - manifold.to_tangent(point, moved)).abs().max() * 1e-2
+        there = manifold.retract(point, SMALL * v / v.norm())  # if it takes more than tangents
+        moved, off = (there - point) / SMALL, manifold.residual(there).max()
+        missed = beyond(moved - manifold.to_tangent(point, moved))
+        return torch.where(off <= SMALL**2, missed, 0.0)
 
     return {
-        "residual(project(x)) == 0": lambda x, _: manifold.residual(tangent(x, x)[0]),
+        "residual(project(x)) == 0": lambda x, _: manifold.residual(manifold.project(x)),
         "to_tangent is a projection": idempotent,
         "to_tangent is orthogonal": orthogonal,
         "to_tangent keeps what leads along the manifold": complete,
