@@ -18,7 +18,7 @@ from modula.duality import (
     program_of,
 )
 from modula.duality.coordinates import coordinates
-from modula.duality.kronecker import fit
+from modula.duality.fitted import fit
 from modula.duality.potential import Within
 from modula.kernels.polar import exact_polar
 from modula.manifolds import Euclidean, Manifold, Sphere, Stiefel
