@@ -5,11 +5,11 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from itertools import product
+from random import Random
 
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -146,12 +146,14 @@ def direction(norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor) 
 
 
 @pytest.mark.parametrize(("norm", "manifold"), PAIRS, ids=str)
-@settings(max_examples=2)  # the first one that hypothesis draws is the plainest
-@given(data=st.data(), seed=seeds(), exponent=st.integers(-30, 30))
+@settings(max_examples=2)
+@given(seed=seeds())
 def test_a_step_is_feasible_steepest_and_blind_to_scale(
-    norm: Norm, manifold: Manifold, data: st.DataObject, seed: int, exponent: int
+    norm: Norm, manifold: Manifold, seed: int
 ) -> None:
-    shape = data.draw(st.sampled_from(shapes_of(norm, manifold)))
+    # Of few examples hypothesis makes the first ones plain: all pairs would share shape and scale.
+    chance = Random(f"{norm} {manifold} {seed}")
+    shape, exponent = chance.choice(shapes_of(norm, manifold)), chance.randint(-30, 30)
     generator = torch.Generator().manual_seed(seed)
     draw, gradient = torch.randn(2, *shape, dtype=torch.float64, generator=generator)
     weight = manifold.retract(draw, torch.zeros_like(draw))
