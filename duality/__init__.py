@@ -2,10 +2,13 @@
 
 from modula.duality import (
     diagonal,
+    eigenbasis,
     general,
     hyperplane,
+    inverse_free,
     kronecker,
     natural,
+    psgd,
     separable,
     tangent,
     transposed,
@@ -31,7 +34,7 @@ from modula.duality.rules import Derived, NoRule, Setting, derive, derives
 # The rule files register themselves when imported.
 RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
 # So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, kronecker)
+METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, psgd)
 
 __all__ = [
     "METRIC_FILES",

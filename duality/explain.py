@@ -13,9 +13,12 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
+from modula.norms.eigenbasis import Eigenbasis
+from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import KL, Flat, Kronecker, Sum, TraceScaled
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
+from modula.norms.psgd import EQ, PSGD
 from modula.norms.vector import L2, EuclideanLength, Max
 
 
@@ -68,6 +71,28 @@ def _(metric: Kronecker, weight_decay: float | None) -> str:
     root = "" if metric.power == 0.5 else ", root-free"
     fit = {Sum: "Shampoo", TraceScaled: "Shampoo squared", KL: "KL-Shampoo"}[type(metric.fit)]
     return ("one-sided Shampoo" if sides else fit) + root
+
+
+@_of_metric.register
+def _(metric: Eigenbasis, weight_decay: float | None) -> str:
+    if isinstance(metric.kronecker.fit, KL):
+        return "KL-SOAP"
+    return "EShampoo" if metric.kronecker.instant else "SOAP"
+
+
+@_of_metric.register
+def _(metric: PSGD, weight_decay: float | None) -> str:
+    return "PSGD Kron" if isinstance(metric.solver, EQ) else "PSGD-PRO"
+
+
+@_of_metric.register
+def _(metric: InverseFree, weight_decay: float | None) -> str:
+    return "IF-Shampoo"
+
+
+@_of_metric.register
+def _(metric: SINGD, weight_decay: float | None) -> str:
+    return "SINGD" if metric.cross else "IKFAC"
 
 
 def _innermost(norm: Norm) -> Norm:

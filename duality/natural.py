@@ -34,6 +34,7 @@ class _Composer:
         self.found = found
         self.statistic = getattr(metric, "statistic", "gradient")
         self.shape = tuple(shape)
+        self._has_cut = False
 
     def observing(self, lines: tuple[Line, ...]) -> tuple[Line, ...]:
         """Lines that estimate, which read "sample"."""
@@ -41,6 +42,9 @@ class _Composer:
             return lines
         if self.found.view is None:
             return tuple(each.renamed({"sample": self.statistic}) for each in lines)
+        if self._has_cut:
+            return lines
+        self._has_cut = True
         return (self._cut(self.statistic, "sample"), *lines)
 
     def through(self, read: str, result: str, way: str) -> tuple[Line, ...]:

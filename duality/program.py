@@ -62,11 +62,11 @@ class Line:
     """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
 
     shape  of what the op works on, for its cost; None where it is the weight's own
-    every  steps from one run to the next; the result is state, and the weights of a network take
-           turns
+    every  steps from one run to the next; the weights of a network take turns
     early  whether fewer steps pass at first: 1, 2, 4, 8, ...
 
-    A line that reads a statistic which was not collected for this step is left out likewise.
+    A line that reads what was not computed or not collected in this step is left out likewise,
+    unless that is state.
     """
 
     result: str
@@ -139,10 +139,19 @@ class Program:
     draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = [each.result for each in self.lines if each.every > 1]
-        unknown = [name for name in unknown if name not in self.state]
-        if unknown:
-            raise ValueError(f"{unknown[0]} is not always computed and nothing keeps its value")
+        lost = self._sometimes() & {self.direction, self.query}
+        if lost:
+            raise ValueError(f"{min(lost)} is not always computed and nothing keeps its value")
+
+    def _sometimes(self) -> set[str]:
+        """Names that are missing in the steps in which a line is left out: state is not."""
+        state, missing = {*self.state}, set[str]()
+        for each in self.proposal:
+            if each.every > 1 or missing & {*each.reads}:
+                missing |= {each.result} - state
+            else:
+                missing.discard(each.result)
+        return missing
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -199,11 +208,14 @@ class Program:
         Takes weight, gradient, lr, each name in `state`, and what statistics there are; changes
         none of them.
         """
+        state = self.state
         for each in self.lines:
             known = all(name in tensors for name in each.reads)
             if known and each.is_due(int(tensors.get("step", 0))):
                 reads = (tensors[name] for name in each.reads)
                 tensors[each.result] = each.op.plain(*reads, **each.values())
+            elif each.result not in state:
+                tensors.pop(each.result, None)
         return tensors
 
     def __str__(self) -> str:

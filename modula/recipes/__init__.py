@@ -15,7 +15,9 @@ from modula.recipes.constrained import (
     spectral_sphere,
     unit_condition,
 )
+from modula.recipes.eigenbasis import eshampoo, kl_soap, soap, soap_muon
 from modula.recipes.entrywise import adamw, lion, sgd, sign
+from modula.recipes.inverse_free import if_shampoo, psgd, psgd_pro, singd
 from modula.recipes.kronecker import kl_shampoo
 from modula.recipes.matrices import SCALES, muon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
@@ -42,6 +44,14 @@ RECIPES: Mapping[str, Recipe] = {
         spectral_sphere,
         poet,
         kl_shampoo,
+        soap,
+        kl_soap,
+        eshampoo,
+        soap_muon,
+        psgd_pro,
+        psgd,
+        if_shampoo,
+        singd,
     )
 }
 

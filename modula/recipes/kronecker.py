@@ -16,19 +16,25 @@ from modula.recipes.common import matrices_and_others
 
 
 def preconditioned(
-    model: nn.Module, lr: float, metric: Metric, momentum: float, options: dict[str, Any]
+    model: nn.Module,
+    lr: float,
+    metric: Metric,
+    momentum: float | Momentum,
+    options: dict[str, Any],
 ) -> SteepestDescent:
     """Hidden matrices along S^-p m, whatever the metric; all other weights by AdamW.
 
-    options  those of `matrices_and_others` are taken out; SteepestDescent gets the rest
+    momentum  of an average of the gradients, unless it says of what
+    options   those of `matrices_and_others` are taken out; SteepestDescent gets the rest
     """
     ours = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
     own = {key: options.pop(key) for key in ours if key in options}
-    average: Momentum = Average(momentum) if momentum else NoMomentum()
+    if not isinstance(momentum, Momentum):
+        momentum = Average(momentum) if momentum else NoMomentum()
 
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
         return Setting(
-            L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=average
+            L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=momentum
         )
 
     groups = matrices_and_others(model, lr, setting, **own)
