@@ -14,7 +14,7 @@ from modula.duality import (
     transposed,
     unconstrained,
 )
-from modula.duality.certificate import Certificate, certify
+from modula.duality.certificate import Certificate, certify, gap_of
 from modula.duality.compiler import Batch, batches
 from modula.duality.decay import (
     BehindMetric,
@@ -35,7 +35,7 @@ from modula.duality.momentum import (
     Unbiased,
 )
 from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
-from modula.duality.potential import Clip, Potential, Sharp, Unit, Within
+from modula.duality.potential import Clip, Potential, Sharp, ShortStep, Unit, Within
 from modula.duality.program import Line, Live, Program, Slot, line
 from modula.duality.rules import Derived, NoRule, Setting, derive, derives
 from modula.duality.scalers import (
@@ -90,6 +90,7 @@ __all__ = [
     "Scaler",
     "Setting",
     "Sharp",
+    "ShortStep",
     "Slot",
     "Unbiased",
     "Unit",
@@ -98,6 +99,7 @@ __all__ = [
     "certify",
     "derive",
     "derives",
+    "gap_of",
     "line",
     "plan_of",
     "program_of",

@@ -3,7 +3,7 @@
 from functools import singledispatch
 
 from modula.duality.momentum import NoMomentum, QueryStore
-from modula.duality.potential import Clip, Sharp, Unit
+from modula.duality.potential import Clip, Sharp, ShortStep, Unit
 from modula.duality.rules import Setting
 from modula.duality.scalers import EntryMoments, Graft, Hyperball, MatchRMS, RowMoments, Scaler
 from modula.manifolds.euclidean import Euclidean
@@ -70,6 +70,8 @@ def _of_setting(setting: Setting, decayed: bool) -> str:
         return _under_metric(setting.metric, norm, setting, decayed)
     if isinstance(setting.potential, Clip):
         return "generalised clipping (GGNC)"
+    if isinstance(setting.potential, ShortStep):
+        return "short-step conditional gradient (S3CG)"
     if not isinstance(setting.manifold, Euclidean):
         return _on_manifold(norm, setting)
     if isinstance(setting.potential, Sharp):

@@ -26,7 +26,7 @@ doi:10.1137/070708111 (averaging).
 
 from collections.abc import Iterator
 from functools import cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -47,24 +47,46 @@ RELAXATION = 1.6
 MAPS_PER_ROUND = 4  # duality maps that do as much as a round of splitting
 
 
-def iterates(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, rounds: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Points Y with ||Y|| <= 1, tangent in the limit, each with its multiplier Z normal at weight.
+class Round(NamedTuple):
+    """What a round leaves.
 
-    The gradient has Frobenius norm one (or zero).  The first Y is the duality map of its tangent
-    part.
+    point       Y with ||Y|| <= 1, tangent in the limit
+    multiplier  Z, normal at the weight
+    dual        where the next round starts, or the first one for a gradient nearly like this
+    """
+
+    point: Tensor
+    multiplier: Tensor
+    dual: Tensor
+
+
+def iterates(
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    rounds: int,
+    dual: Tensor | None = None,
+) -> Iterator[Round]:
+    """The rounds for a gradient of Frobenius norm one (or zero).
+
+    The first point is the duality map of its tangent part; the rounds start from it, or from the
+    `dual` that another run has left.
     """
     tangent = manifold.to_tangent(weight, gradient)
     start = norm.duality_map(tangent)
-    yield start, tangent - gradient
+    yield Round(start, tangent - gradient, start)
     try:
         norm.project(torch.zeros_like(gradient))
     except NoClosedForm:
         maps = MAPS_PER_ROUND * rounds
-        yield from _subgradient_steps(norm, manifold, weight, gradient, tangent, start, maps)
+        multiplier = tangent - gradient if dual is None else dual
+        yield from _subgradient_steps(norm, manifold, weight, gradient, multiplier, start, maps)
     else:
-        yield from _splitting(norm, manifold, weight, gradient, tangent, start, rounds)
+        rho = STEP * _length(start, _ndim(norm, manifold))
+        z = manifold.to_tangent(weight, start) + rho * (gradient - tangent)
+        z = z if dual is None else dual
+        yield from _splitting(norm, manifold, weight, gradient, z, rho, rounds)
 
 
 def _splitting(
@@ -72,17 +94,16 @@ def _splitting(
     manifold: Manifold,
     weight: Tensor,
     gradient: Tensor,
-    tangent: Tensor,
-    start: Tensor,
+    z: Tensor,
+    rho: Tensor,
     rounds: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    rho = STEP * _length(start, _ndim(norm, manifold))
-    z = manifold.to_tangent(weight, start) + rho * (gradient - tangent)
+) -> Iterator[Round]:
     x = manifold.to_tangent(weight, z)
     for _ in range(rounds):
         y = norm.project(2 * x - z + rho * gradient)
-        yield y, torch.where(rho > 0, (x - z) / rho, 0.0)
+        multiplier = torch.where(rho > 0, (x - z) / rho, 0.0)
         z = z + RELAXATION * (y - x)
+        yield Round(y, multiplier, z)
         x = manifold.to_tangent(weight, z)
 
 
@@ -91,19 +112,19 @@ def _subgradient_steps(
     manifold: Manifold,
     weight: Tensor,
     gradient: Tensor,
-    tangent: Tensor,
+    multiplier: Tensor,
     start: Tensor,
     rounds: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Round]:
     """Z <- normal part of Z - step D,  D = duality_map(G + Z),  later D weighing more."""
     ndim = _ndim(norm, manifold)
-    multiplier, mean, d = tangent - gradient, torch.zeros_like(gradient), start
+    mean, d = torch.zeros_like(gradient), start
     for k in range(1, rounds + 1):
         mean = mean + (d - mean) * 2 / (k + 1)
         length = _length(d, ndim)
         moved = multiplier - torch.where(length > 0, d / length, 0.0) / (k + 1) ** 0.5
         multiplier = normal_part(manifold, weight, moved)
-        yield mean, multiplier
+        yield Round(mean, multiplier, multiplier)
         d = norm.duality_map(gradient + multiplier)
 
 
@@ -119,18 +140,35 @@ def steepest_tangent(
 
     weight, tangent: (..., *weight); the tangent part of a gradient, at any scale, zero for zero.
     """
+    return solve(norm, manifold, weight, tangent, rounds)[0]
+
+
+def solve(
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    tangent: Tensor,
+    rounds: int,
+    dual: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The steepest unit tangent, nearly, and the dual from which a later run may start.
+
+    The dual belongs to the gradient at length one: it may be kept from step to step whatever the
+    gradient's scale does.  What that saves is in benchmarks/results/general_solver.md.
+    """
     ndim = _ndim(norm, manifold)
     dtype = torch.promote_types(tangent.dtype, torch.float32)
     w, g = weight.to(dtype), normalise(tangent.to(dtype), ndim=ndim)
-    points = iterates(norm, manifold, w, g, rounds)
-    mean = last = next(points)[0]
-    best = _repaired(norm, manifold, w, last, ndim)
-    for k, (last, _) in enumerate(points, 1):  # noqa: B007  (the last one is wanted)
-        mean = mean + (last - mean) * 3 / (k + 2)  # later points weigh more
-    for y in (last, mean):
+    points = iterates(norm, manifold, w, g, rounds, dual)
+    last = next(points)
+    mean, best = last.point, _repaired(norm, manifold, w, last.point, ndim)
+    for k, last in enumerate(points, 1):  # noqa: B007  (the last one is wanted)
+        mean = mean + (last.point - mean) * 3 / (k + 2)  # later points weigh more
+    for y in (last.point, mean):
         found = _repaired(norm, manifold, w, y, ndim)
         best = torch.where(_inner(g, found - best, ndim) >= 0, found, best)
-    return best.to(tangent.dtype)
+    best = torch.where(_length(g, ndim) > 0, best, 0.0)
+    return best.to(tangent.dtype), last.dual
 
 
 def multiplier_bounds(
@@ -139,9 +177,9 @@ def multiplier_bounds(
     """Upper bounds on <G, A> over all tangents A of norm one: ||G + Z||_*, falling by and by."""
     size = torch.linalg.vector_norm(gradient)
     g = normalise(gradient, ndim=gradient.ndim)
-    for k, (_, z) in enumerate(iterates(norm, manifold, weight, g, rounds)):
+    for k, found in enumerate(iterates(norm, manifold, weight, g, rounds)):
         if k % every == 0:
-            yield size * norm.dual(g + normal_part(manifold, weight, z))
+            yield size * norm.dual(g + normal_part(manifold, weight, found.multiplier))
 
 
 def _repaired(norm: Norm, manifold: Manifold, weight: Tensor, y: Tensor, ndim: int) -> Tensor:

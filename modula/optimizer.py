@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modula.algebra import Module
 from modula.automatic import Automatic
+from modula.certification import Certification
 from modula.declare import geometries_of
 from modula.duality import (
     Average,
@@ -24,6 +25,7 @@ from modula.duality import (
     Plan,
     Potential,
     Setting,
+    ShortStep,
     Unit,
     batches,
     plan_of,
@@ -37,8 +39,10 @@ logger = logging.getLogger(__name__)
 # What a copy or a pickle needs besides torch's own; the batches are derived again.
 _OWN = (
     *("length_rule", "maximize", "on_nonfinite", "skipped"),
-    *("_last_lr", "_order", "_declarations", "_landings"),
+    *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
 )
+
+LengthRule = Automatic | Clip | ShortStep
 
 OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
 
@@ -68,11 +72,14 @@ class SteepestDescent(torch.optim.Optimizer):
     model         a normed network, or any torch model: see modula.declare
     lr            norm of one step, or Automatic(): then param_groups hold a multiplier
     momentum      which average m of the gradients is followed
-    potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller
+    potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller,
+                  ShortStep(rho) for the smaller of rho and what the whole step gains, with decay
     weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in; a
                   Decay acts elsewhere
     groups        declarations by group, in place of the network's own (recipes use this)
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
+    certify_every steps from one look at every direction's certificate to the next, logged and kept
+                  in `certificates`: see modula.certification for what it costs; None never looks
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -91,6 +98,7 @@ class SteepestDescent(torch.optim.Optimizer):
         groups: Sequence[Group] | None = None,
         maximize: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
+        certify_every: int | None = None,
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         if on_nonfinite not in ("raise", "skip"):
@@ -99,6 +107,7 @@ class SteepestDescent(torch.optim.Optimizer):
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
+        self._certification = None if certify_every is None else Certification(certify_every)
         self._declarations: list[list[Declaration]] = []
         self._batches: list[list[tuple[Batch, list[int]]]] = []
         self._last_lr: Tensor | None = None
@@ -258,10 +267,14 @@ class SteepestDescent(torch.optim.Optimizer):
                 loss = closure()
         self._seen = self._statistics()
         if self._gradients_are_usable():
+            if self._certification is not None:
+                self._certification.begin_step()
             if self.length_rule is None:
                 self._step_at_given_length()
             else:
                 self._step_at_length_of(self.length_rule)
+            if self._certification is not None:
+                self._certification.end_step()
         return loss
 
     @property
@@ -269,32 +282,43 @@ class SteepestDescent(torch.optim.Optimizer):
         """Length of the last step in the modular norm; reading it waits for the device."""
         return float("nan") if self._last_lr is None else abs(float(self._last_lr))
 
+    @property
+    def certificates(self) -> dict[str, float]:
+        """The worst gap of each rule so far; reading it waits for the device."""
+        worst = {} if self._certification is None else self._certification.worst
+        return {rule: float(gap) for rule, gap in worst.items()}
+
     def _step_at_given_length(self) -> None:
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, positions in compiled:
-                self._propose(group, batch, positions)
+        for index, group in enumerate(self.param_groups):
+            for batch, positions in self._batches[index]:
+                self._propose(index, batch, positions)
                 batch.update(_scalar(group["lr"], batch), group)
         self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
-    def _step_at_length_of(self, rule: Automatic | Clip) -> None:
+    def _step_at_length_of(self, rule: LengthRule) -> None:
         total: Tensor | float = 0.0
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, positions in compiled:
-                self._propose(group, batch, positions)
-                total = batch.dual_norm() + total
+        for index, group in enumerate(self.param_groups):
+            for batch, positions in self._batches[index]:
+                self._propose(index, batch, positions)
+                short = isinstance(rule, ShortStep)
+                total = (batch.frank_wolfe_gap(group) if short else batch.dual_norm()) + total
         length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, _ in compiled:
                 batch.update(length * group["lr"], group)
         self._last_lr = length * self.param_groups[0]["lr"]
 
-    def _propose(self, group: dict[str, Any], batch: Batch, positions: Sequence[int]) -> None:
-        names = _names(group)
-        seen = [self._seen.get(names[i], {}) for i in positions] if self._seen else []
+    def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
+        group = self.param_groups[index]
+        names = [_names(group)[i] for i in positions]
+        seen = [self._seen.get(name, {}) for name in names] if self._seen else []
         gradients = [group["params"][i].grad for i in positions]
         if self.maximize:  # a region lets a weight go in one direction and not in the other
             gradients = [None if g is None else -g for g in gradients]
         batch.propose(gradients, group, seen)
+        if self._certification is not None and self._certification.is_due:
+            settings = [self._declarations[index][i].setting for i in positions]
+            self._certification.look(batch, settings, names)
 
     def _gradients_are_usable(self) -> bool:
         named = [
@@ -393,9 +417,9 @@ def declarations_of(
     }
 
 
-def _length_rule(lr: float | Automatic, potential: Potential) -> Automatic | Clip | None:
+def _length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
     """What measures the step by the dual norm of the whole network, if anything does."""
-    clip = potential if isinstance(potential, Clip) else None
+    clip = potential if isinstance(potential, Clip | ShortStep) else None
     if clip is not None and isinstance(lr, Automatic):
         raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
     return lr if isinstance(lr, Automatic) else clip
