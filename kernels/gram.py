@@ -1,5 +1,7 @@
 """Products of matrices that are known to be symmetric: nearly half of the work can be left out."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,21 @@ def multiply_add(
         return x @ y if alpha == 1.0 else alpha * (x @ y)
     fused = torch.addmm if x.ndim == 2 else torch.baddbmm
     return fused(add, x, y, beta=beta, alpha=alpha)
+
+
+def one_by_one(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+    """function(*batches), for tensors (..., m, n) of one shape and a function that takes batches.
+
+    Large matrices on CPU, and single ones, are given to it without batch dims: they gain more from
+    symmetric_product's strips than from a batch.
+    """
+    shape = batches[0].shape
+    flat = [x.reshape(-1, *shape[-2:]) for x in batches]
+    if len(flat[0]) == 1:
+        return function(*(x[0] for x in flat)).reshape(shape)
+    if batches[0].device.type == "cpu" and min(shape[-2:]) > 2 * STRIP:
+        return torch.stack([function(*each) for each in zip(*flat, strict=True)]).reshape(shape)
+    return function(*flat).reshape(shape)
 
 
 def _in_strips(x: Tensor, y: Tensor) -> bool:
