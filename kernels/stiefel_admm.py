@@ -29,11 +29,16 @@ RELAXATION = 1.7
 POLAR = {"polynomials": PolarExpress(steps=7, lower=1e-3, safety=1.01, schatten=8)}
 
 
-def admm_direction(w: Tensor, g: Tensor, noise: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """argmax <g, A> over tangents with sigma_max <= 1, so far; w, g: (..., m, n), w^T w = I.
+def admm_direction(
+    w: Tensor, g: Tensor, radius: Tensor, noise: Tensor, iterations: int = ITERATIONS
+) -> Tensor:
+    """argmax <g, A> over tangents with sigma_max <= 1, so far; w, g: (..., m, n).
 
-    noise  (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
+    radius  (..., 1, 1): w^T w = radius^2 I
+    noise   (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
     """
+    largest = g.abs().amax((-2, -1), keepdim=True)
+    w, g = w / radius, g / torch.where(largest > 0, largest, 1.0)
     t = _tangent_part(w, g, noise)
     a = to_tangent(w, _rounds(w, t, iterations))
     sigma = spectral_bound(a)[..., None, None]

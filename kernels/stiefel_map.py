@@ -54,19 +54,19 @@ def _direction(w: Tensor, g: Tensor) -> Tensor:
     radius = torch.where(radius > 0, radius, 1.0)
     drift = ((lengths / radius) ** 2 - 1).abs().amax(-1, keepdim=True)
     noise = torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(g.dtype).eps)
-    largest = g.abs().amax((-2, -1), keepdim=True)
-    w, g = w / radius, g / torch.where(largest > 0, largest, 1.0)
     if m == n:
-        return _turn(w, g, noise)
-    return split_direction(w, g, noise) if m >= 2 * n else admm_direction(w, g, noise)
+        return _turn(w, g, radius, noise)
+    return (split_direction if m >= 2 * n else admm_direction)(w, g, radius, noise)
 
 
-def _turn(w: Tensor, g: Tensor, noise: Tensor) -> Tensor:
-    """W polar(W^T G - G^T W), for square W."""
+def _turn(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
+    """W polar(W^T G - G^T W) / radius, for square W."""
     inner = w.mT @ g
+    largest = inner.abs().amax((-2, -1), keepdim=True)
+    inner = inner / torch.where(largest > 0, largest * radius, radius)
     skew = inner - inner.mT
     real = _length(skew) > 2 * noise * _length(inner)
-    turn = polar(torch.where(real, skew, 0.0), **SKEW_POLAR)
+    turn = torch.where(real, polar(skew, **SKEW_POLAR), 0.0) / radius
     # A skew matrix of odd size is singular, and what a polar factor holds in the null space is
     # rounding: its symmetric part would leave the tangent space and is worth nothing.
     return w @ ((turn - turn.mT) / 2)

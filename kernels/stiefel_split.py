@@ -24,30 +24,33 @@ shorter than one where E is too small to have a direction.
 import torch
 from torch import Tensor
 
-from modula.kernels.gram import multiply_add, symmetric_product
+from modula.kernels.gram import add_product_, skew_product, symmetric_product
 from modula.kernels.polynomials import PolarExpress
 
 ROUNDINGS = 32.0  # the eigenvalues of a Gram matrix are known to so many roundings of the largest
 LEAK = 1e3  # E / floor^(1/2), which is to be normal to W, is so to 1 / LEAK
+CAP, BEND = 0.8, 0.24  # 1 - 0.8 / 2 - 0.24 * 0.8^2 < 0.2^(1/2)
 ROOT = PolarExpress(steps=7, lower=1e-3, schatten=8)
 
 
-def split_direction(w: Tensor, g: Tensor, noise: Tensor) -> Tensor:
-    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n), w^T w = I.
+def split_direction(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
+    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n).
 
-    noise  (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
+    radius  (..., 1, 1): w^T w = radius^2 I
+    noise   (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
     """
-    p = w.mT @ g
-    skew, rest = (p - p.mT) / 2, multiply_add(w, p, add=g, beta=1.0, alpha=-1.0)
+    largest = g.abs().amax((-2, -1), keepdim=True)
+    largest = torch.where(largest > 0, largest, 1.0)
+    p = (w.mT @ g).div_(radius * largest)
+    skew, rest = (p - p.mT).div_(2), add_product_(g / largest, w, p / radius, alpha=-1.0)
     gram = symmetric_product(rest.mT, rest)
-    eps = torch.finfo(g.dtype).eps
     size, traces = _squares(p), _trace(gram)
-    floor = (LEAK * eps) ** 2 * size / p.shape[-1]
+    floor = (LEAK * torch.finfo(g.dtype).eps) ** 2 * size / p.shape[-1]
     coefficients = by_eigenvectors if g.device.type == "cpu" else by_products
     normal, inner = coefficients(gram, skew, floor)
     real = _squares(skew) + traces > noise**2 * (size + traces)
     normal, inner = (torch.where(real, x, 0.0) for x in (normal, inner))
-    return multiply_add(rest, normal, add=w @ inner, beta=1.0)
+    return add_product_(w @ (inner / radius), rest, normal)
 
 
 def by_eigenvectors(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,14 +58,13 @@ def by_eigenvectors(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, 
     values, basis = torch.linalg.eigh(gram)
     rounding = ROUNDINGS * torch.finfo(gram.dtype).eps * values[..., -1:].clamp(min=0)
     squares = values.clamp(min=0) + rounding + floor[..., 0]
-    b = basis.mT @ (skew @ basis)
+    b = skew_product(basis.mT, skew @ basis)
     lengths = (squares + (b * b).sum(-2)).sqrt()
     pairs = lengths[..., :, None] + lengths[..., None, :]
-    omega = torch.where(pairs > 0, 2 * b / pairs, 0.0)
-    omega, left = _within_one((omega - omega.mT) / 2)
-    inverse = torch.where(squares > 0, squares.rsqrt(), 0.0)
-    normal = basis @ (inverse[..., :, None] * (left @ basis.mT))
-    return normal, basis @ (omega @ basis.mT)
+    omega = b.mul_(2).div_(torch.where(pairs > 0, pairs, 1.0))
+    omega, left = _capped(skew_product(basis @ omega, basis.mT))
+    scaled = basis * torch.where(squares > 0, squares.rsqrt(), 0.0)[..., None, :]
+    return symmetric_product(scaled, basis.mT) @ left, omega
 
 
 def by_products(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,28 +74,22 @@ def by_products(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tens
     """
     inverse = _inverse_root(gram, floor)
     omega = skew @ _inverse_root(gram + skew.mT @ skew, floor)
-    omega, left = _within_one((omega - omega.mT) / 2)
+    omega, left = _capped((omega - omega.mT) / 2)
     return inverse @ left, omega
 
 
-def _within_one(omega: Tensor) -> tuple[Tensor, Tensor]:
-    """Omega, divided by a bound on its sigma_max where that is above one, and its T."""
+def _capped(omega: Tensor) -> tuple[Tensor, Tensor]:
+    """Omega, divided so that sigma_max^2 <= CAP where a bound on it is above, and its T.
+
+    T = I - Y/2 - BEND Y^2 for Y = Omega^T Omega: just below (I - Y)^(1/2) for Y <= CAP.
+    """
     y = symmetric_product(omega.mT, omega)
     square = symmetric_product(y, y)
-    fourth = torch.linalg.matrix_norm(square, keepdim=True)  # sigma_max(Omega)^4 is below
-    shrink = fourth.clamp(min=1.0).rsqrt()
-    return omega * shrink.sqrt(), _remaining(y * shrink, square * shrink**2)
-
-
-def _remaining(y: Tensor, square: Tensor) -> Tensor:
-    """A polynomial just below (I - Y)^(1/2), for Y: (..., n, n) with eigenvalues in [0, 1].
-
-    1 - y/2 - y^2/8 - y^3/16 - 5 y^4/16: the Taylor series, its last term made zero at y = 1.
-    """
-    tail = symmetric_product(square, 5 / 16 * square + y / 16)
-    t = -(y / 2 + square / 8 + tail)
+    bound = torch.linalg.matrix_norm(square, keepdim=True).sqrt()
+    shrink = CAP / bound.clamp(min=CAP)
+    t = square.mul_(-BEND * shrink**2).sub_(y.mul_(shrink / 2))
     t.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    return t
+    return omega * shrink.sqrt(), t
 
 
 def _inverse_root(k: Tensor, floor: Tensor) -> Tensor:
