@@ -23,13 +23,10 @@ from torch import Tensor
 from modula.kernels.gram import one_by_one
 from modula.kernels.op import Cost, Locality, Op, Shape, check_matrix
 from modula.kernels.polar import polar
-from modula.kernels.polynomials import PolarExpress
 from modula.kernels.spectral_bound import spectral_bound
 from modula.kernels.stiefel_admm import ITERATIONS, POLAR, admm_direction
 from modula.kernels.stiefel_split import split_direction
 
-# Exact to 2e-8 for singular values above 0.004 of the largest; those below gain next to nothing.
-SKEW_POLAR = {"polynomials": PolarExpress(steps=6, lower=4e-3, safety=1.01, schatten=8)}
 NOISE = 32.0  # a tangent part below this many roundings of G is no direction at all
 DRIFT = 4.0  # nor is one below this many times the distance of W from the manifold
 
@@ -66,7 +63,7 @@ def _turn(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
     inner = inner / torch.where(largest > 0, largest * radius, radius)
     skew = inner - inner.mT
     real = _length(skew) > 2 * noise * _length(inner)
-    turn = torch.where(real, polar(skew, **SKEW_POLAR), 0.0) / radius
+    turn = torch.where(real, polar(skew, **POLAR), 0.0) / radius
     # A skew matrix of odd size is singular, and what a polar factor holds in the null space is
     # rounding: its symmetric part would leave the tangent space and is worth nothing.
     return w @ ((turn - turn.mT) / 2)
@@ -90,7 +87,7 @@ def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
     batch, (m, n) = prod(shape[:-2]), shape[-2:]
     passes = 8.0 * m * n * itemsize  # reads and writes of an m x n matrix around each product
     if m == n:
-        return _times(batch, polar.cost((n, n), itemsize, **SKEW_POLAR) + Cost(4.0 * n**3, passes))
+        return _times(batch, polar.cost((n, n), itemsize, **POLAR) + Cost(4.0 * n**3, passes))
     if m >= 2 * n:
         # Five products with a tall matrix, and of small ones: an eigendecomposition (9 n^3), ten.
         return _times(batch, Cost(10.0 * m * n**2 + 29.0 * n**3, passes))
