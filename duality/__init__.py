@@ -2,18 +2,29 @@
 
 from modula.duality import (
     diagonal,
+    eigenbasis,
     general,
     hyperplane,
+    inverse_free,
     kronecker,
     layer,
     natural,
+    psgd,
     separable,
     tangent,
     transposed,
     unconstrained,
 )
-from modula.duality.certificate import Certificate, certify
+from modula.duality.certificate import Certificate, certify, gap_of
 from modula.duality.compiler import Batch, batches
+from modula.duality.decay import (
+    BehindMetric,
+    Cautious,
+    Coupled,
+    Decay,
+    Decoupled,
+    Independent,
+)
 from modula.duality.momentum import (
     Average,
     Behind,
@@ -25,14 +36,23 @@ from modula.duality.momentum import (
     Unbiased,
 )
 from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
-from modula.duality.potential import Clip, Potential, Sharp, Unit, Within
+from modula.duality.potential import Clip, Potential, Sharp, ShortStep, Unit, Within
 from modula.duality.program import Line, Live, Program, Slot, line
 from modula.duality.rules import Derived, NoRule, Setting, derive, derives
+from modula.duality.scalers import (
+    EntryMoments,
+    Graft,
+    Hyperball,
+    LimitRMS,
+    MatchRMS,
+    RowMoments,
+    Scaler,
+)
 
 # The rule files register themselves when imported.
 RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
 # So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, kronecker, layer)
+METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, psgd)
 
 __all__ = [
     "METRIC_FILES",
@@ -40,14 +60,25 @@ __all__ = [
     "Average",
     "Batch",
     "Behind",
+    "BehindMetric",
     "Between",
+    "Cautious",
     "Certificate",
     "Clip",
+    "Coupled",
+    "Decay",
     "Declaration",
+    "Decoupled",
     "Derived",
+    "EntryMoments",
+    "Graft",
     "HeavyBall",
+    "Hyperball",
+    "Independent",
+    "LimitRMS",
     "Line",
     "Live",
+    "MatchRMS",
     "Momentum",
     "NoMomentum",
     "NoRule",
@@ -56,8 +87,11 @@ __all__ = [
     "Program",
     "QueryStore",
     "Row",
+    "RowMoments",
+    "Scaler",
     "Setting",
     "Sharp",
+    "ShortStep",
     "Slot",
     "Unbiased",
     "Unit",
@@ -66,6 +100,7 @@ __all__ = [
     "certify",
     "derive",
     "derives",
+    "gap_of",
     "line",
     "plan_of",
     "program_of",

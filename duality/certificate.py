@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from modula.duality.hyperplane import is_hyperplane, least_bound
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.region import Region
 from modula.manifolds.stiefel import Stiefel
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
@@ -33,11 +35,13 @@ class Certificate:
     gap       (U - <G, D'>) / U, with D' = D made feasible (tangent, norm at most one) and U an
               upper bound on <G, T> over all feasible T: at most this share of the steepest
               descent is missing; 0 proves D optimal, more than 1 means ascent
+    seconds   what the proof cost: wall time of the call
     """
 
     norm: float
     tangency: float
     gap: float
+    seconds: float = field(default=0.0, compare=False)
 
     def passes(self, tolerance: float = 1e-5) -> bool:
         """Whether D is feasible and optimal, all three to the tolerance."""
@@ -57,38 +61,59 @@ def certify(
     from the rounds of the general solver, as far as it takes to prove D optimal, up to a number of
     rounds that falls with the size of the weight.
 
-    Raises ValueError for unequal shapes.
+    The value of a FromDual norm is a lower bound; so far as it is short, D' may be too long and
+    the gap too small, even negative.  Its duality map, and with it U, is exact.
+
+    Raises ValueError for unequal shapes, and for a norm of fewer dims than the weight.
     """
-    if not weight.shape == gradient.shape == direction.shape:
+    start = perf_counter()
+    if not weight.shape == gradient.shape == direction.shape or weight.ndim != norm.ndim:
+        got = ", ".join(str(tuple(x.shape)) for x in (weight, gradient, direction))
         raise ValueError(
-            "certify needs weight, gradient and direction of one shape; got "
-            f"{tuple(weight.shape)}, {tuple(gradient.shape)}, {tuple(direction.shape)}"
+            f"{norm} is certified for a weight, gradient and direction of {norm.ndim} dims, all of "
+            f"one shape; got {got}"
         )
-    w, g, d = (x.detach().double() for x in (weight, gradient, direction))
+    w, d = weight.detach().double(), -direction.detach().double()
+    length, off = (torch.linalg.vector_norm(x) for x in (d, d - manifold.to_tangent(w, d)))
+    return Certificate(
+        norm=float(norm(d)),
+        tangency=float(off / length) if length > 0 else 0.0,
+        gap=float(gap_of(norm, manifold, weight, gradient, direction)),
+        seconds=perf_counter() - start,
+    )
+
+
+def gap_of(
+    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, direction: Tensor
+) -> Tensor:
+    """The gap of one direction's certificate: a float64 number on the device of the weight.
+
+    Nobody waits for the device (Implicit manifolds do, whenever they solve).  So the search for a
+    better bound stops as soon as D is proved optimal only where looking is free, on a CPU.
+    """
+    # The step -D is what has to be tangent: at the boundary of a region D itself need not be.
+    w, g, d = weight.detach().double(), -gradient.detach().double(), -direction.detach().double()
     tangent, slope = manifold.to_tangent(w, d), manifold.to_tangent(w, g)
-    length = torch.linalg.vector_norm(d)
+    if isinstance(manifold, Region):
+        slope = g  # whose normal part counts: it can turn a way along the boundary into an ascent
     repaired = tangent / norm(tangent).clamp(min=1.0)
     # <slope, D'> is <G, D'> without the rounding that a large normal part of G would leave in it.
     attained = (slope * repaired).sum()
     # A gradient normal to the manifold leaves rounding noise as its bound: nothing can be missed.
     noise = ROUNDING * norm.dual(g)
     upper = upper_bound(norm, manifold, w, slope, torch.maximum((1 + CLOSE) * attained, noise))
-    gap = 1 - float(attained / upper) if upper > noise else 0.0
-    return Certificate(
-        norm=float(norm(d)),
-        tangency=float(torch.linalg.vector_norm(d - tangent) / length) if length > 0 else 0.0,
-        gap=0.0 if abs(gap) < ROUNDING else gap,
-    )
+    gap = 1 - attained / upper
+    return torch.where((upper > noise) & (gap.abs() >= ROUNDING), gap, 0.0)
 
 
 def upper_bound(
     norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor, enough: Tensor
 ) -> Tensor:
-    """U >= <tangent, T> for every tangent T of norm at most one; sought until it is `enough`."""
+    """U >= <tangent, T> for every tangent T of norm at most one; on a CPU until it is `enough`."""
     best = torch.full_like(enough, torch.inf)
     for bound in _bounds(norm, manifold, weight, tangent):
         best = torch.minimum(best, bound)
-        if best <= enough:
+        if best.device.type == "cpu" and best <= enough:
             break
     return best
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,7 +89,9 @@ class Batch:
             for each in self.program.lines
         ]
         return [
-            tuple(name for each, names in lines if names and self._is_due(each, i) for name in names)
+            tuple(
+                name for each, names in lines if names and self._is_due(each, i) for name in names
+            )
             for i in range(len(self.weights))
         ]
 
@@ -102,13 +104,29 @@ class Batch:
 
     def dual_norm(self) -> Tensor:
         """Sum over the weights of budget * ||query||_*, in float64: the batch's part of N*."""
-        if not self._chosen:
+        return self._gain("step", self.program.direction)
+
+    def frank_wolfe_gap(self, live: Mapping[str, float]) -> Tensor:
+        """The same of budget * <query, D + weight_decay * w>: what the whole step gains."""
+        return self.dual_norm() + live.get("weight_decay", 0.0) * self._gain("decay", "weight")
+
+    def _gain(self, op: str, along: str) -> Tensor:
+        """Sum over the weights of scale * <query, along>, with the scale of the line of this op."""
+        names = [each.op.name for each in self.program.lines]
+        if not self._chosen or op not in names:
             return torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
-        queries = self._listed(self.program.query)
-        directions = self._listed(self.program.direction)
-        inner = [(q * d).sum(dtype=torch.float64) for q, d in zip(queries, directions, strict=True)]
-        scales = [self._scale_of_step(i) for i in self._chosen]
+        pairs = zip(self._listed(self.program.query), self._listed(along), strict=True)
+        inner = [(q * d).sum(dtype=torch.float64) for q, d in pairs]
+        scales = [self.scales[i][names.index(op)] for i in self._chosen]
         return torch.stack([s * x for s, x in zip(scales, inner, strict=True)]).sum()
+
+    def proposed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each weight that will step: its place, what its direction is dual to, the direction."""
+        if not self._chosen:
+            return
+        rows = self._rows.get(self.program.direction, self._chosen)
+        queries = self._listed(self.program.query, rows)
+        yield from zip(rows, queries, self._listed(self.program.direction, rows), strict=True)
 
     def update(self, lr: Tensor, live: Mapping[str, float]) -> None:
         """Move the weights along the directions found by `propose`, and let go of those."""
@@ -116,10 +134,6 @@ class Batch:
         if self._chosen:
             self._run(self.program.update, len(self.program.proposal), live)
         self._env, self._rows = {}, {}
-
-    def _scale_of_step(self, index: int) -> float:
-        names = [each.op.name for each in self.program.lines]
-        return self.scales[index][names.index("step")]
 
     def _run(self, lines: Sequence[Line], first: int, live: Mapping[str, float]) -> None:
         for position, each in enumerate(lines, first):

@@ -14,15 +14,16 @@ from modula.norms.metric import Diagonal, Memory, Scalar
 
 @dataclass(frozen=True)
 class PowerOfSquares:
-    """C = (S^power + floor)^share, entry by entry, where S is an average of squares."""
+    """C = ((batch S)^power + floor)^share, entry by entry, where S is an average of squares."""
 
     power: float
     floor: float
     share: float
+    batch: float = 1.0
 
     def __call__(self, *tensors: Tensor) -> LinearMap:
         (square,) = tensors
-        scale = square**self.power + self.floor
+        scale = (self.batch * square) ** self.power + self.floor
         # Where no gradient was ever seen nothing is known, and nothing but zero comes along.
         return Elementwise(scale.where(scale > 0, 1.0) ** self.share)
 
@@ -45,19 +46,12 @@ def average_of_squares(memory: Memory, state: str, read: str) -> tuple[Line, ...
 
 @coordinates.register
 def _(metric: Diagonal, shape: Shape, whole: bool) -> Coordinates:
-    build = PowerOfSquares(metric.power, metric.floor, 1.0 if whole else 0.5)
+    build = PowerOfSquares(metric.power, metric.floor, 1.0 if whole else 0.5, metric.batch)
     return Coordinates(
-        before=_observed(metric),
+        before=average_of_squares(metric.memory, "square", "sample"),
         core=(Applied(build, ("square",)),),
         slots=(("square", Slot(fill=metric.memory.first)),) if metric.memory.first else (),
     )
-
-
-def _observed(metric: Diagonal) -> tuple[Line, ...]:
-    if metric.share == 1:
-        return average_of_squares(metric.memory, "square", "sample")
-    shared = line("shared", apply.times, "sample", factor=metric.share**0.5)
-    return (shared, *average_of_squares(metric.memory, "square", "shared"))
 
 
 @dataclass(frozen=True)

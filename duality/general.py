@@ -13,6 +13,10 @@ normal parts cancels, are scaled to norm one, and the better one is taken; so th
 feasible.  Every round proves something too: Z = (X - z) / rho is normal to the manifold, hence no
 tangent of norm one gains more than ||G + Z||_*, and the best Z makes that an equality.
 
+The tangents may as well be a convex cone, as at the boundary of a region: then -Z makes no sharp
+angle with any of them, which is all that the bound needs.  What a cone changes: -D has to be in
+it, not D, since that is the step; and the normal part of G matters, since it can forbid to move.
+
 A norm without a projection is served by its duality map alone: subgradient steps down
 ||G + Z||_*, and the average of the duality maps met on the way.
 
@@ -22,6 +26,7 @@ doi:10.1137/070708111 (averaging).
 
 from collections.abc import Iterator
 from functools import cache
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -29,10 +34,11 @@ from torch import Tensor
 from modula.duality.hyperplane import cost_of_rounds
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
-from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.tangent import NOISE, retract_op, tangent_line
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape
 from modula.manifolds.base import Manifold
+from modula.manifolds.region import Region
 from modula.norms.base import NoClosedForm, Norm
 
 ROUNDS = 50  # the gap is then below 0.1 % in the median, 2 % at worst for small weights
@@ -41,49 +47,90 @@ RELAXATION = 1.6
 MAPS_PER_ROUND = 4  # duality maps that do as much as a round of splitting
 
 
-def iterates(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, rounds: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Points Y with ||Y|| <= 1, tangent in the limit, each with its multiplier Z normal at weight.
+class Round(NamedTuple):
+    """What a round leaves.
 
-    The gradient is tangent, of Frobenius norm one (or zero).  The first Y is its duality map.
+    point       Y with ||Y|| <= 1, tangent in the limit
+    multiplier  Z, normal at the weight
+    dual        where the next round starts, or the first one for a gradient nearly like this
     """
-    start = norm.duality_map(gradient)
-    yield start, torch.zeros_like(gradient)
+
+    point: Tensor
+    multiplier: Tensor
+    dual: Tensor
+
+
+def iterates(
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    rounds: int,
+    dual: Tensor | None = None,
+) -> Iterator[Round]:
+    """The rounds for a gradient of Frobenius norm one (or zero).
+
+    The first point is the duality map of its tangent part; the rounds start from it, or from the
+    `dual` that another run has left.
+    """
+    tangent = manifold.to_tangent(weight, gradient)
+    start = norm.duality_map(tangent)
+    yield Round(start, tangent - gradient, start)
     try:
         norm.project(torch.zeros_like(gradient))
     except NoClosedForm:
         maps = MAPS_PER_ROUND * rounds
-        yield from _subgradient_steps(norm, manifold, weight, gradient, start, maps)
+        multiplier = tangent - gradient if dual is None else dual
+        yield from _subgradient_steps(norm, manifold, weight, gradient, multiplier, start, maps)
     else:
-        yield from _splitting(norm, manifold, weight, gradient, start, rounds)
+        rho = STEP * _length(start, _ndim(norm, manifold))
+        z = manifold.to_tangent(weight, start) + rho * (gradient - tangent)
+        z = z if dual is None else dual
+        yield from _splitting(norm, manifold, weight, gradient, z, rho, rounds)
 
 
 def _splitting(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, start: Tensor, rounds: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    rho = STEP * _length(start, _ndim(norm, manifold))
-    z = x = manifold.to_tangent(weight, start)
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    z: Tensor,
+    rho: Tensor,
+    rounds: int,
+) -> Iterator[Round]:
+    x = manifold.to_tangent(weight, z)
     for _ in range(rounds):
         y = norm.project(2 * x - z + rho * gradient)
-        yield y, torch.where(rho > 0, (x - z) / rho, 0.0)
+        multiplier = torch.where(rho > 0, (x - z) / rho, 0.0)
         z = z + RELAXATION * (y - x)
+        yield Round(y, multiplier, z)
         x = manifold.to_tangent(weight, z)
 
 
 def _subgradient_steps(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, start: Tensor, rounds: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Z <- Z - step (normal part of D),  D = duality_map(G + Z),  later D weighing more."""
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    multiplier: Tensor,
+    start: Tensor,
+    rounds: int,
+) -> Iterator[Round]:
+    """Z <- normal part of Z - step D,  D = duality_map(G + Z),  later D weighing more."""
     ndim = _ndim(norm, manifold)
-    multiplier, mean, d = torch.zeros_like(gradient), torch.zeros_like(gradient), start
+    mean, d = torch.zeros_like(gradient), start
     for k in range(1, rounds + 1):
         mean = mean + (d - mean) * 2 / (k + 1)
-        normal = d - manifold.to_tangent(weight, d)
         length = _length(d, ndim)
-        multiplier = multiplier - torch.where(length > 0, normal / length, 0.0) / (k + 1) ** 0.5
-        yield mean, multiplier
+        moved = multiplier - torch.where(length > 0, d / length, 0.0) / (k + 1) ** 0.5
+        multiplier = normal_part(manifold, weight, moved)
+        yield Round(mean, multiplier, multiplier)
         d = norm.duality_map(gradient + multiplier)
+
+
+def normal_part(manifold: Manifold, weight: Tensor, z: Tensor) -> Tensor:
+    """The nearest multiplier: <Z, A> >= 0 for every tangent A, and = 0 where -A is one too."""
+    return z + manifold.to_tangent(weight, -z)
 
 
 def steepest_tangent(
@@ -93,29 +140,46 @@ def steepest_tangent(
 
     weight, tangent: (..., *weight); the tangent part of a gradient, at any scale, zero for zero.
     """
+    return solve(norm, manifold, weight, tangent, rounds)[0]
+
+
+def solve(
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    tangent: Tensor,
+    rounds: int,
+    dual: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The steepest unit tangent, nearly, and the dual from which a later run may start.
+
+    The dual belongs to the gradient at length one: it may be kept from step to step whatever the
+    gradient's scale does.  What that saves is in benchmarks/results/general_solver.md.
+    """
     ndim = _ndim(norm, manifold)
     dtype = torch.promote_types(tangent.dtype, torch.float32)
     w, g = weight.to(dtype), normalise(tangent.to(dtype), ndim=ndim)
-    points = iterates(norm, manifold, w, g, rounds)
-    mean = last = next(points)[0]
-    best = _repaired(norm, manifold, w, last, ndim)
-    for k, (last, _) in enumerate(points, 1):  # noqa: B007  (the last one is wanted)
-        mean = mean + (last - mean) * 3 / (k + 2)  # later points weigh more
-    for y in (last, mean):
+    points = iterates(norm, manifold, w, g, rounds, dual)
+    last = next(points)
+    mean, best = last.point, _repaired(norm, manifold, w, last.point, ndim)
+    for k, last in enumerate(points, 1):  # noqa: B007  (the last one is wanted)
+        mean = mean + (last.point - mean) * 3 / (k + 2)  # later points weigh more
+    for y in (last.point, mean):
         found = _repaired(norm, manifold, w, y, ndim)
         best = torch.where(_inner(g, found - best, ndim) >= 0, found, best)
-    return best.to(tangent.dtype)
+    best = torch.where(_length(g, ndim) > 0, best, 0.0)
+    return best.to(tangent.dtype), last.dual
 
 
 def multiplier_bounds(
-    norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor, rounds: int, every: int = 5
+    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, rounds: int, every: int = 5
 ) -> Iterator[Tensor]:
     """Upper bounds on <G, A> over all tangents A of norm one: ||G + Z||_*, falling by and by."""
-    size = torch.linalg.vector_norm(tangent)
-    g = normalise(tangent, ndim=tangent.ndim)
-    for k, (_, z) in enumerate(iterates(norm, manifold, weight, g, rounds)):
+    size = torch.linalg.vector_norm(gradient)
+    g = normalise(gradient, ndim=gradient.ndim)
+    for k, found in enumerate(iterates(norm, manifold, weight, g, rounds)):
         if k % every == 0:
-            yield size * norm.dual(g + (z - manifold.to_tangent(weight, z)))
+            yield size * norm.dual(g + normal_part(manifold, weight, found.multiplier))
 
 
 def _repaired(norm: Norm, manifold: Manifold, weight: Tensor, y: Tensor, ndim: int) -> Tensor:
@@ -156,4 +220,42 @@ def general_solver(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (tangent_line(setting.manifold, shape), line("direction", op, "weight", "tangent")),
         after=(line("weight", retract_op(setting.manifold), "weight"),),
+    )
+
+
+def steepest_in_region(
+    norm: Norm, region: Region, weight: Tensor, gradient: Tensor, rounds: int = ROUNDS
+) -> Tensor:
+    """argmax <G, D> over ||D|| <= 1 with -D in the cone at the weight, nearly.
+
+    weight, gradient: (..., *weight), the gradient whole.  Zero where every step of the cone climbs.
+    """
+    ndim = _ndim(norm, region)
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    w, descent = weight.to(dtype), -normalise(gradient.to(dtype), ndim=ndim)
+    slope = region.to_tangent(w, descent)
+    sure = _repaired(norm, region, w, slope, ndim)
+    found = steepest_tangent(norm, region, w, descent, rounds)
+    best = torch.where(_inner(descent, found - sure, ndim) > 0, found, sure)
+    some = _length(slope, ndim) > NOISE * torch.finfo(dtype).eps
+    return torch.where(some, -best, 0.0).to(gradient.dtype)
+
+
+@cache
+def cone_op(norm: Norm, region: Region) -> Op:
+    """The general solver in the cone of a region, as an op."""
+
+    def splitting(weight: Tensor, query: Tensor) -> Tensor:
+        return steepest_in_region(norm, region, weight, query)
+
+    return Op(f"splitting[{norm}, {region}]", splitting, cost_of_rounds(ROUNDS))
+
+
+@derives(Norm, Region)
+def steepest_in_cone(setting: Setting, shape: Shape) -> Derived:
+    """Any norm in any region: inside, its duality map; at the boundary, the steepest way along."""
+    region = cast(Region, setting.manifold)
+    return Derived(
+        (line("direction", cone_op(setting.norm, region), "weight", "query"),),
+        after=(line("weight", retract_op(region), "weight"),),
     )

@@ -108,7 +108,12 @@ class Matrix:
 
 
 def _damped_root(
-    factor: Tensor, previous: Tensor, *others: Tensor, power: float, damping: Damping, blocks: int = 0
+    factor: Tensor,
+    previous: Tensor,
+    *others: Tensor,
+    power: float,
+    damping: Damping,
+    blocks: int = 0,
 ) -> Tensor:
     """(S + damping I)^-power of each block, or the previous one where there is none."""
     own, *rest = (mean_eigenvalue(each, 2) for each in (factor, *others))
@@ -151,7 +156,9 @@ def _(metric: LayerMoments, shape: Shape, whole: bool) -> Coordinates:
     matrix = _matrix(metric, shape)
     power = metric.power * (1.0 if whole else 0.5)
     lines = [
-        each for side, read in metric.sides.items() for each in _observed(metric, matrix, side, read)
+        each
+        for side, read in metric.sides.items()
+        for each in _observed(metric, matrix, side, read)
     ]
     lines += [_renewed(metric, matrix, side, power) for side in metric.sides]
     return Coordinates(

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor
 
 from modula.duality.coordinates import Coordinates, coordinates
-from modula.duality.general import steepest_tangent
+from modula.duality.general import steepest_in_region, steepest_tangent
 from modula.duality.hyperplane import ROUNDS, cost_of_rounds, is_hyperplane, steepest
 from modula.duality.potential import Sharp, Unit, Within
 from modula.duality.program import Line, line
@@ -20,6 +20,7 @@ from modula.kernels.op import Op, Shape
 from modula.kernels.whiten import whiten
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.region import Region
 from modula.norms.base import Norm
 from modula.norms.coordinates import InCoordinates
 from modula.norms.metric import Diagonal, First, Metric
@@ -33,6 +34,7 @@ class _Composer:
         self.found = found
         self.statistic = getattr(metric, "statistic", "gradient")
         self.shape = tuple(shape)
+        self._has_cut = False
 
     def observing(self, lines: tuple[Line, ...]) -> tuple[Line, ...]:
         """Lines that estimate, which read "sample"."""
@@ -40,6 +42,9 @@ class _Composer:
             return lines
         if self.found.view is None:
             return tuple(each.renamed({"sample": self.statistic}) for each in lines)
+        if self._has_cut:
+            return lines
+        self._has_cut = True
         return (self._cut(self.statistic, "sample"), *lines)
 
     def through(self, read: str, result: str, way: str) -> tuple[Line, ...]:
@@ -66,11 +71,14 @@ def adam(setting: Setting, shape: Shape) -> Derived:
     """
     metric = cast(Diagonal, setting.metric)
     found = coordinates(metric, shape, whole=True)
+    scale = metric.batch**-metric.power
+    floor = metric.floor * scale
     return Derived(
         (
             *_Composer(found, metric, shape).observing(found.before),
-            line("direction", whiten, "query", "square", power=metric.power, floor=metric.floor),
+            line("direction", whiten, "query", "square", power=metric.power, floor=floor),
         ),
+        scale=scale,
         slots=found.slots,
     )
 
@@ -169,6 +177,16 @@ def _project_op(norm: Norm, radius: float) -> Op:
 @derives(Norm, Manifold, Metric)
 def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
     """The steepest unit tangent of a norm in the metric's coordinates, by the general solver."""
+    return _constrained(setting, shape, (tangent_line(setting.manifold, shape),), "tangent")
+
+
+@derives(Norm, Region, Metric)
+def sandwich_in_region(setting: Setting, shape: Shape) -> Derived:
+    """The same along the boundary of a region, where the normal part of the query matters too."""
+    return _constrained(setting, shape, (), "query")
+
+
+def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: str) -> Derived:
     metric = cast(Metric, setting.metric)
     found = coordinates(metric, shape, whole=False)
     composer = _Composer(found, metric, shape)
@@ -176,8 +194,8 @@ def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (
             *composer.observing(found.before),
-            tangent_line(setting.manifold, shape),
-            line("direction", op, "weight", "tangent", *found.reads),
+            *first,
+            line("direction", op, "weight", read, *found.reads),
             *composer.observing(found.after),
         ),
         after=(line("weight", retract_op(setting.manifold), "weight"),),
@@ -186,11 +204,13 @@ def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
 
 
 def _solver_op(norm: Norm, manifold: Manifold, found: Coordinates) -> Op:
-    def solve(weight: Tensor, tangent: Tensor, *tensors: Tensor) -> Tensor:
-        """argmax <tangent, A> over norm(C A) <= 1, A tangent at weight."""
+    def solve(weight: Tensor, gradient: Tensor, *tensors: Tensor) -> Tensor:
+        """argmax <gradient, A> over norm(C A) <= 1, A tangent at weight."""
         measured = InCoordinates(norm, found.known(tensors))
+        if isinstance(manifold, Region):
+            return steepest_in_region(measured, manifold, weight, gradient)
         if is_hyperplane(norm, manifold):
-            return steepest(measured, manifold, weight, tangent)
-        return steepest_tangent(measured, manifold, weight, tangent)
+            return steepest(measured, manifold, weight, gradient)
+        return steepest_tangent(measured, manifold, weight, gradient)
 
     return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(ROUNDS))

@@ -5,18 +5,25 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 
 from rich.console import Console
 from rich.table import Table
 
 from modula.duality.coordinates import describe
+from modula.duality.decay import Decay, as_decay, has_decay
 from modula.duality.explain import known_as
-from modula.duality.program import Line, Live, Program, line
-from modula.duality.rules import Setting, derive, rule_name
+from modula.duality.program import Line, Program, line
+from modula.duality.proposal import proposed
+from modula.duality.rotations import chart_shape, rotating
+from modula.duality.rules import Derived, Setting, rule_name
+from modula.duality.scalers import Scaler
 from modula.kernels import apply
 from modula.kernels.op import Shape
+from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
+from modula.manifolds.rotations import Rotations
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,22 @@ class Declaration:
     role          what the weight is for, as printed
     budget        norm of one update at lr = 1
     weight_decay  rate of (1 - lr budget rate) w before the step; 1/rate is the radius of the
-                  norm ball that the weight then stays in; None leaves decay out of the program
+                  norm ball that the weight then stays in; a Decay puts it elsewhere; None leaves
+                  decay out of the program
+    scalers       what happens to the direction before the step, in this order
     """
 
     setting: Setting
     role: str = "hidden"
     budget: float = 1.0
-    weight_decay: float | None = None
+    weight_decay: float | Decay | None = None
+    scalers: tuple[Scaler, ...] = ()
+
+    def __post_init__(self) -> None:
+        as_decay(self.weight_decay)  # refuses what is no rate
+        kinds = [type(scaler).__name__ for scaler in self.scalers]
+        if len({*kinds}) < len(kinds):
+            raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class Row:
     metric: str
     potential: str
     momentum: str
+    scalers: str
     budget: float
     rule: str
     known_as: str
@@ -58,45 +75,57 @@ class Row:
 
 
 def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> Program:
-    """The whole update of one weight: momentum, direction, decay, step, retraction."""
-    setting = declaration.setting
-    derived = derive(setting, shape, name)
-    query = setting.momentum.query
-    names = {"query": query}
+    """The whole update of one weight: momentum, direction, scalers, decay, step, retraction."""
+    setting, decay = declaration.setting, as_decay(declaration.weight_decay)
+    rotations = _rotations(setting)
+    if rotations is not None:
+        setting.manifold.check_shape(tuple(shape))
+        free = replace(declaration, setting=replace(setting, manifold=Euclidean()))
+        inner = program_of(free, chart_shape(rotations, shape), name)
+        program = rotating(inner, rotations, shape)
+        return replace(program, proposal=_counting(program.proposal))
+    derived = proposed(setting, shape, name, decay)
+    for scaler in declaration.scalers:
+        derived = scaler.applied(derived, setting, shape)
+    derived, query = _with_decayed_gradient(derived, setting.momentum.query, decay)
     scale = float(declaration.budget * derived.scale)
-    direction = names.get(derived.direction, derived.direction)
-    shrink = (
-        ()
-        if declaration.weight_decay is None
-        else (
-            line(
-                "weight",
-                apply.decay,
-                "weight",
-                "lr",
-                rate=Live("weight_decay", declaration.weight_decay),
-                scale=float(declaration.budget),
-            ),
-        )
-    )
-    behind = setting.momentum.behind()
-    proposal = (*setting.momentum.lines(), *(each.renamed(names) for each in derived.lines))
-    if behind is not None:
-        followed = {"gradient": direction, "momentum": "velocity", "query": "velocity_query"}
-        proposal += tuple(each.renamed(followed) for each in behind.lines())
-        direction = followed.get(behind.query, direction)
+    shrink = decay and decay.shrink(derived.direction, declaration.budget, shape)
     return Program(
-        proposal=_counting(proposal),
+        proposal=_counting(derived.lines),
         update=(
-            *shrink,
-            line("weight", apply.step, "weight", direction, "lr", scale=scale),
+            *((shrink,) if shrink else ()),
+            line("weight", apply.step, "weight", derived.direction, "lr", scale=scale),
             *derived.after,
         ),
-        direction=direction,
+        direction=derived.direction,
         query=query,
         slots=derived.slots,
         draw=derived.draw,
     )
+
+
+def _with_decayed_gradient(
+    derived: Derived, query: str, decay: Decay | None
+) -> tuple[Derived, str]:
+    """The derivation and its query, from a gradient that holds the decay if that is coupled."""
+    first = decay and decay.into_gradient()
+    if not first:
+        return derived, query
+    names = {"gradient": first.result}
+    lines = (first, *(each.renamed(names) for each in derived.lines))
+    direction = names.get(derived.direction, derived.direction)
+    return replace(derived, lines=lines, direction=direction), names.get(query, query)
+
+
+def _rotations(setting: Setting) -> Rotations | None:
+    """How the weight is rotated, if that is how it moves."""
+    return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
+
+
+def _rule(setting: Setting) -> str:
+    if _rotations(setting) is None:
+        return rule_name(setting)
+    return f"{rule_name(replace(setting, manifold=Euclidean()))}, rotating"
 
 
 def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
@@ -119,9 +148,10 @@ def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> 
         metric="" if setting.metric is None else describe(setting.metric, shape),
         potential=str(setting.potential),
         momentum=str(setting.momentum),
+        scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
-        rule=rule_name(setting),
-        known_as=known_as(setting, declaration.weight_decay),
+        rule=_rule(setting),
+        known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
         program=program,
         twin="plain",
         flops=cost.flops,
@@ -129,7 +159,10 @@ def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> 
     )
 
 
-_COLUMNS = ("weight", "shape", "role", "norm", "manifold", "metric", "budget", "rule", "known as")
+_COLUMNS = (
+    *("weight", "shape", "role", "norm", "manifold", "metric", "scalers"),
+    *("budget", "rule", "known as"),
+)
 
 
 @dataclass(frozen=True)
@@ -147,8 +180,8 @@ class Plan:
 
     def table(self) -> Table:
         """A rich table: one line a weight, equal neighbours in full."""
-        has_metric = any(row.metric for row in self.rows)
-        columns = [c for c in _COLUMNS if c != "metric" or has_metric]
+        unused = [c for c in ("metric", "scalers") if not any(getattr(r, c) for r in self.rows)]
+        columns = [c for c in _COLUMNS if c not in unused]
         flops = sum(row.flops for row in self.rows)
         moved = sum(row.bytes for row in self.rows)
         caption = f"{len(self.rows)} weights; a step costs {flops:.3g} FLOPs, {moved:.3g} bytes"
@@ -203,6 +236,7 @@ def _cells(row: Row) -> dict[str, str]:
                 row.norm,
                 row.manifold,
                 row.metric,
+                row.scalers,
                 f"{row.budget:.4g}",
                 row.rule,
                 row.known_as,

@@ -46,6 +46,30 @@ class Clip(Potential):
 
 
 @dataclass(frozen=True)
+class ShortStep(Potential):
+    """Clip for weights in norm balls: as long as the Frank-Wolfe gap allows, decay included.
+
+        s = min(rho, gap / 4),   gap = sum over weights of budget * <m, D + w / radius>
+
+    radius is 1 / weight_decay, and D + w / radius is the whole step, of norm two or less: the 4
+    is its square.  Near a minimum, inside the balls or on their rims, the gap goes to zero, and
+    the decay with it.  No weight leaves its ball while lr * rho * budget <= radius.
+
+    Source: Pethick et al. 2025, arXiv:2506.01913 (S3CG); the short step is Frank and Wolfe's.
+    """
+
+    rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"ShortStep(rho) needs a positive rho; got {self.rho}")
+
+    def length(self, gap: Tensor) -> Tensor:
+        """s for a Frank-Wolfe gap, a 0-d tensor; negative rounding noise is no step."""
+        return (gap / 4).clamp(min=0, max=self.rho)
+
+
+@dataclass(frozen=True)
 class Within(Potential):
     """Sharp, projected on the ball {norm <= radius}: Sophia, trust regions.
 

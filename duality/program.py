@@ -11,7 +11,7 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape
 
 INPUTS = ("weight", "gradient", "lr")
-COUNTERS = ("step",)  # state that the host counts: read without waiting for a device
+COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 FROM_LAYERS = (
     *("input_moment", "output_moment", "layer_inputs", "output_gradients"),
@@ -19,7 +19,7 @@ FROM_LAYERS = (
     *("reduced_layer_inputs", "reduced_output_gradients"),
 )
 SAMPLED_GRADIENT = "sampled_gradient"
-# At labels drawn from the network itself: the Fisher, where the training loss gives an empirical one.
+# At labels drawn from the network itself: the Fisher; the training loss has an empirical one.
 SAMPLED = (SAMPLED_GRADIENT, *(f"sampled_{name}" for name in FROM_LAYERS))
 NOISE = "noise"  # by which the weight was moved when the gradient was taken
 STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, NOISE)
@@ -61,10 +61,11 @@ class Line:
     """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
 
     shape  of what the op works on, for its cost; None where it is the weight's own
-    every  steps from one run to the next, fewer at first; the result is state, and the weights of
-           a network take turns
+    every  steps from one run to the next; the weights of a network take turns
+    early  whether fewer steps pass at first: 1, 2, 4, 8, ...
 
-    A line that reads a statistic which was not collected for this step is left out likewise.
+    A line that reads what was not computed or not collected in this step is left out likewise,
+    unless that is state.
     """
 
     result: str
@@ -73,6 +74,7 @@ class Line:
     options: tuple[tuple[str, Any], ...] = ()
     shape: tuple[int, ...] | None = None
     every: int = 1
+    early: bool = True
 
     def __post_init__(self) -> None:
         if self.op.writes_first and self.result != self.reads[0]:
@@ -100,9 +102,9 @@ class Line:
     def is_due(self, step: int, offset: int = 0) -> bool:
         """Whether the line runs in this step, counted from 1, of a weight with this turn.
 
-        At first more often, in steps 1, 2, 4, 8, ...: what averages say then changes fast.
+        If `early`, in steps 1, 2, 4, 8, ... too: what averages say then changes fast.
         """
-        young = step <= self.every and step & (step - 1) == 0
+        young = step <= self.every and step & (step - 1) == 0 if self.early else step == 1
         return young or (step + offset) % self.every == 0
 
 
@@ -136,18 +138,19 @@ class Program:
     draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = [
-            each.result
-            for each in self.lines
-            if each.every > 1 and each.result not in self.state and self._is_missed(each)
-        ]
-        if unknown:
-            raise ValueError(f"{unknown[0]} is not always computed and nothing keeps its value")
+        lost = self._sometimes() & {self.direction, self.query}
+        if lost:
+            raise ValueError(f"{min(lost)} is not always computed and nothing keeps its value")
 
-    def _is_missed(self, left_out: Line) -> bool:
-        """Whether any line asks for the result in a step in which it may be left out."""
-        readers = [each for each in self.lines if left_out.result in each.reads]
-        return not readers or any(each.every != left_out.every for each in readers)
+    def _sometimes(self) -> set[str]:
+        """Names that are missing in the steps in which a line is left out: state is not."""
+        state, missing = {*self.state}, set[str]()
+        for each in self.proposal:
+            if each.every > 1 or missing & {*each.reads}:
+                missing |= {each.result} - state
+            else:
+                missing.discard(each.result)
+        return missing
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -192,7 +195,8 @@ class Program:
     def is_elementwise(self) -> bool:
         """Whether entries never mix, so that weights of any shape share a batch."""
         local = all(each.op.locality is Locality.ELEMENTWISE for each in self.lines)
-        return local and not self.slots and not self.statistics
+        own_shape = all(slot.shape is None for _, slot in self.slots)
+        return local and own_shape and not self.statistics
 
     def cost(self, shape: Shape, itemsize: int) -> Cost:
         """Work of one step on one weight, averaged over the steps that a line is left out."""
@@ -204,11 +208,14 @@ class Program:
         Takes weight, gradient, lr, each name in `state`, and what statistics there are; changes
         none of them.
         """
+        state = self.state
         for each in self.lines:
             known = all(name in tensors for name in each.reads)
             if known and each.is_due(int(tensors.get("step", 0))):
                 reads = (tensors[name] for name in each.reads)
                 tensors[each.result] = each.op.plain(*reads, **each.values())
+            elif each.result not in state:
+                tensors.pop(each.result, None)
         return tensors
 
     def __str__(self) -> str:

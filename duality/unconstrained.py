@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor
 
-from modula.duality.potential import Clip, Sharp, Unit
+from modula.duality.potential import Clip, Sharp, ShortStep, Unit
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derive, derives
 from modula.kernels.apply import sign
@@ -142,6 +142,7 @@ def dual_norm_scaled(setting: Setting, shape: Shape) -> Derived:
     )
 
 
+@derives(Norm, Euclidean, potential=ShortStep)
 @derives(Norm, Manifold, potential=Clip)
 def clipped(setting: Setting, shape: Shape) -> Derived:
     """The unit direction; its length is one number for the whole network, found while running."""

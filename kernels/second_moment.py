@@ -6,6 +6,7 @@ A gradient that is exactly zero carries no sample: factors stay as they are, and
 `seen` that unbiased averages weigh by. A layer may be frozen, or unused, for long.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -121,9 +122,14 @@ def gauge_plain(factor: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Ten
     dense  for each factor whether it is a matrix or a diagonal
     """
     sizes = [mean_eigenvalue(f, 1 + d) for f, d in zip((factor, *others), dense, strict=True)]
+    return excess(sizes)
+
+
+def excess(sizes: Sequence[Tensor]) -> Tensor:
+    """The first of some sizes over their geometric mean; 1 if any is zero or not finite."""
     logs = torch.stack([size.log() for size in sizes])
-    excess = (logs[0] - logs.mean(0)).exp()
-    return torch.where(excess.isfinite() & (excess > 0), excess, 1.0)
+    ratio = (logs[0] - logs.mean(0)).exp()
+    return torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
 
 
 def regauge_plain(x: Tensor, gauge: Tensor, *, power: float) -> Tensor:

@@ -3,22 +3,15 @@ r"""Manifold Muon's direction: the steepest unit tangent of the Stiefel manifold
     argmax <G, A>   over   sigma_max(A) <= 1   and   W^T A + A^T W = 0
 
 W: (..., m, n) with m >= n and W^T W = r^2 I. The tangent space of radius r is the one of radius 1
-at W / r, and r is read off W itself, so no radius has to be given.
+at W / r, and r is read off W itself, so no radius has to be given. By shape:
 
-Square W: with W^T A skew, the answer is W polar(W^T G - G^T W).
-Tall W: no closed form is known. ADMM splits the two constraints,
+    m = n          W polar(W^T G - G^T W): the closed form, for W^T A has to be skew
+    m >= 2 n       two parts, along W and normal to it, without iterating: see stiefel_split
+    in between     the part normal to W has not n dimensions of its own: ADMM, see stiefel_admm
 
-    M  = T + W sym(W^T (Omega - A / rho))                  T = tangent part of G, unit rms sigma
-    A' = clip(A + rho (relaxation M + (1 - relaxation) Omega))      sigma -> min(sigma, 1)
-    Omega' = what A' - A leaves of the clip's argument, over rho
+Every result is feasible; how near it is to the steepest one is for a certificate to say.
 
-where A has sigma_max <= 1 in every round and is tangent in the limit. At the end its tangent part
-is taken and divided by (a tight bound on) its sigma_max, so the result is always feasible. Reading
-A, and not the polar factor of G + W S for the dual solution S, matters: when m is odd and m < 2n
-the optimal G + W S is singular and the best A is not orthonormal.
-
-Source: Bernstein 2025, Modular Manifolds (thinkingmachines.ai), for the problem; Boyd et al. 2011,
-Distributed Optimization and Statistical Learning via ADMM, sections 3.1 and 3.4.3, for the method.
+Source: Bernstein 2025, Modular Manifolds (thinkingmachines.ai), for the problem.
 """
 
 from math import prod
@@ -27,100 +20,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.kernels.normalise import normalise
+from modula.kernels.gram import one_by_one
 from modula.kernels.op import Cost, Locality, Op, Shape, check_matrix
 from modula.kernels.polar import polar
-from modula.kernels.polynomials import PolarExpress
 from modula.kernels.spectral_bound import spectral_bound
+from modula.kernels.stiefel_admm import ITERATIONS, POLAR, admm_direction
+from modula.kernels.stiefel_split import split_direction
 
-ITERATIONS = 10  # reaches 98 to 100 % of the best value, see the tests
-RHO = 0.5
-RELAXATION = 1.7
-# Five steps, enough for Muon, are not enough inside an iteration: it stalls near 0.95 of the best.
-POLAR = {"polynomials": PolarExpress(steps=7, lower=1e-3, safety=1.01, schatten=8)}
 NOISE = 32.0  # a tangent part below this many roundings of G is no direction at all
+DRIFT = 4.0  # nor is one below this many times the distance of W from the manifold
 
 
-def stiefel_map_plain(
-    weight: Tensor,
-    gradient: Tensor,
-    *,
-    iterations: int = ITERATIONS,
-    rho: float = RHO,
-    relaxation: float = RELAXATION,
-) -> Tensor:
+def stiefel_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
     """argmax <gradient, A> over sigma_max(A) <= 1, A tangent at weight; both (..., m, n), m >= n.
 
     A gradient without tangent part, zero included, gives zero.
     """
     _check(weight, gradient)
-    g = gradient.float() if gradient.dtype.itemsize < 4 else gradient
-    w = _unit_radius(weight.to(g.dtype))
-    t = _tangent_part(w, g)
-    if w.shape[-2] == w.shape[-1]:
-        return _turn(w, t).to(gradient.dtype)
-    a = _admm(w, t, iterations, rho, relaxation)
-    a = to_tangent(w, a)
-    sigma = spectral_bound(a)[..., None, None]
-    return torch.where(sigma == 0, 0.0, a / sigma).to(gradient.dtype)
+    if gradient.numel() == 0:
+        return gradient.clone()
+    half = gradient.dtype.itemsize < 4
+    working = torch.float32 if half else gradient.dtype
+    return one_by_one(_direction, weight.to(working), gradient.to(working)).to(gradient.dtype)
 
 
-def to_tangent(w: Tensor, x: Tensor) -> Tensor:
-    """x - W sym(W^T x), for orthonormal columns of W."""
-    return x - w @ _symmetric_part(w.mT @ x)
+def _direction(w: Tensor, g: Tensor) -> Tensor:
+    m, n = w.shape[-2:]
+    lengths = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
+    radius = (lengths**2).mean(-1, keepdim=True).sqrt()
+    radius = torch.where(radius > 0, radius, 1.0)
+    drift = ((lengths / radius) ** 2 - 1).abs().amax(-1, keepdim=True)
+    noise = torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(g.dtype).eps)
+    if m == n:
+        return _turn(w, g, radius, noise)
+    return (split_direction if m >= 2 * n else admm_direction)(w, g, radius, noise)
 
 
-def clip(x: Tensor) -> Tensor:
-    """Singular values above one become one, x: (..., m, n) with m >= n; two polar factors.
-
-    With x = O H, O = polar(x), H = (x^T x)^(1/2):  (x + O (I - |I - H|)) / 2,  and the absolute
-    value of the symmetric D = I - H is D polar(D). Where a polar factor has not converged, H or
-    I - H is nearly zero, so that the error is as small.
-    """
-    o = polar(x, **POLAR)
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    d = eye - _symmetric_part(o.mT @ x)
-    return (x + o @ (eye - _symmetric_part(d @ polar(d, **POLAR)))) / 2
-
-
-def _turn(w: Tensor, t: Tensor) -> Tensor:
-    """W polar(W^T T - T^T W), for square W: the closed form."""
-    inner = w.mT @ t
-    skew = polar(inner - inner.mT, **POLAR)
+def _turn(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
+    """W polar(W^T G - G^T W) / radius, for square W."""
+    inner = w.mT @ g
+    largest = inner.abs().amax((-2, -1), keepdim=True)
+    inner = inner / torch.where(largest > 0, largest * radius, radius)
+    skew = inner - inner.mT
+    real = _length(skew) > 2 * noise * _length(inner)
+    turn = torch.where(real, polar(skew, **POLAR), 0.0) / radius
     # A skew matrix of odd size is singular, and what a polar factor holds in the null space is
     # rounding: its symmetric part would leave the tangent space and is worth nothing.
-    return w @ ((skew - skew.mT) / 2)
+    return w @ ((turn - turn.mT) / 2)
 
 
-def _admm(w: Tensor, t: Tensor, iterations: int, rho: float, relaxation: float) -> Tensor:
-    omega = t
-    a = polar(t, **POLAR)
-    for _ in range(iterations):
-        m = t + w @ _symmetric_part(w.mT @ (omega - a / rho))
-        relaxed = relaxation * m + (1 - relaxation) * omega
-        clipped = clip(a + rho * relaxed)
-        omega = relaxed + (a - clipped) / rho
-        a = clipped
-    return a
-
-
-def _tangent_part(w: Tensor, g: Tensor) -> Tensor:
-    """The tangent part of g with Frobenius norm sqrt(n); zero if it is only rounding noise."""
-    t: Tensor = normalise(g, ndim=2)
-    # Twice: the first time may cancel nearly all of g, and what is left need not be tangent yet.
-    t = to_tangent(w, to_tangent(w, t))
-    size = torch.linalg.matrix_norm(t, keepdim=True)
-    real = size > NOISE * torch.finfo(t.dtype).eps
-    return torch.where(real, t * (t.shape[-1] ** 0.5 / size), 0.0)
-
-
-def _unit_radius(w: Tensor) -> Tensor:
-    unit: Tensor = normalise(w, ndim=2)
-    return unit * w.shape[-1] ** 0.5
-
-
-def _symmetric_part(x: Tensor) -> Tensor:
-    return (x + x.mT) / 2
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(x, keepdim=True)
 
 
 def _check(weight: Tensor, gradient: Tensor) -> None:
@@ -133,16 +83,19 @@ def _check(weight: Tensor, gradient: Tensor) -> None:
         )
 
 
-def _cost(shape: Shape, itemsize: int = 4, *, iterations: int = ITERATIONS, **options: Any) -> Cost:
+def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
     batch, (m, n) = prod(shape[:-2]), shape[-2:]
-    small = polar.cost((n, n), itemsize, **POLAR)
     passes = 8.0 * m * n * itemsize  # reads and writes of an m x n matrix around each product
     if m == n:
-        return _times(batch, small + Cost(12.0 * n**3, passes))
+        return _times(batch, polar.cost((n, n), itemsize, **POLAR) + Cost(4.0 * n**3, passes))
+    if m >= 2 * n:
+        # Five products with a tall matrix, and of small ones: an eigendecomposition (9 n^3), ten.
+        return _times(batch, Cost(10.0 * m * n**2 + 29.0 * n**3, passes))
+    small = polar.cost((n, n), itemsize, **POLAR)
     tall = polar.cost((m, n), itemsize, **POLAR)
     one_round = tall + small + Cost(8.0 * m * n**2 + 2.0 * n**3, passes)
     ends = tall + spectral_bound.cost((m, n), itemsize) + Cost(12.0 * m * n**2, passes)
-    return _times(batch, ends + _times(iterations, one_round))
+    return _times(batch, ends + _times(ITERATIONS, one_round))
 
 
 def _times(count: int, cost: Cost) -> Cost:

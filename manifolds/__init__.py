@@ -1,27 +1,69 @@
-"""Where weights live: exact projection, tangent space, retraction, residual and sampling."""
+"""Where weights live, and densities over them.
 
+A Manifold has an exact projection, tangent space, retraction, residual and sampling.  An
+ExponentialFamily has the Fisher metric, and natural gradients.
+"""
+
+from modula.manifolds.affine_invariant import (
+    NormalCoordinates,
+    affine_inner,
+    factor_step,
+    geodesic,
+)
 from modula.manifolds.base import Manifold
+from modula.manifolds.beta import Beta
+from modula.manifolds.categorical import Categorical
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.exponential_family import ExponentialFamily, blr_step
+from modula.manifolds.gamma import Gamma
+from modula.manifolds.gaussian import DiagonalGaussian, Gaussian
 from modula.manifolds.implicit import Implicit
+from modula.manifolds.isospectral import Isospectral
+from modula.manifolds.norm_ball import NormBall
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.product import Product
+from modula.manifolds.region import Region
+from modula.manifolds.rotations import Cayley, CayleyNeumann, Rotations
 from modula.manifolds.spd import SPD
+from modula.manifolds.spectral_ball import SpectralBall, SpectralBand
 from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
+from modula.manifolds.von import stein_hessian, von_step
 
 __all__ = [
+    "Cayley",
+    "CayleyNeumann",
+    "Beta",
+    "Categorical",
+    "DiagonalGaussian",
     "Euclidean",
+    "ExponentialFamily",
+    "Gamma",
+    "Gaussian",
     "Implicit",
+    "Isospectral",
     "Manifold",
+    "NormBall",
+    "NormalCoordinates",
     "Oblique",
     "Product",
+    "Region",
+    "Rotations",
     "SPD",
+    "SpectralBall",
+    "SpectralBand",
     "SpectralSphere",
     "Sphere",
     "Stiefel",
     "Transposed",
     "UnitConditionNumber",
+    "affine_inner",
+    "blr_step",
+    "factor_step",
+    "geodesic",
+    "stein_hessian",
+    "von_step",
 ]

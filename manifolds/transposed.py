@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from modula.manifolds.base import Manifold
+from modula.manifolds.region import Region
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,6 +21,12 @@ class Transposed(Manifold):
     """
 
     manifold: Manifold
+
+    def __post_init__(self) -> None:
+        if isinstance(self.manifold, Region):
+            raise ValueError(
+                f"{self} is not needed: {self.manifold} holds wide matrices as well as tall ones"
+            )
 
     def __repr__(self) -> str:
         return f"Transposed({self.manifold})"

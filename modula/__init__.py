@@ -31,6 +31,7 @@ from modula.bonds import (
 from modula.compounds import GPT, MLP, Compound, ResNet
 from modula.declare import declare
 from modula.geometry import Geometry, geometries
+from modula.network import modular_norm, product_manifold
 from modula.optimizer import Group, NonFiniteGradient, SteepestDescent
 
 __version__ = "0.1.0"
@@ -77,6 +78,8 @@ __all__ = [
     "duality",
     "geometries",
     "manifolds",
+    "modular_norm",
     "norms",
+    "product_manifold",
     "recipes",
 ]

@@ -1,7 +1,7 @@
 """The command line: modula train | explain | verify | bench."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -14,13 +14,24 @@ from modula import bench as benchmarks
 from modula.config import Config, read_toml
 from modula.errors import UserError, refusals_in_words
 from modula.experiment import begin, configs_in, contenders, find, run_all, text_for
-from modula.laws import broken_laws, manifold_laws, norm_laws
-from modula.manifolds import Manifold
+from modula.laws import Law, broken_laws, manifold_laws, norm_laws
+from modula.manifolds import Euclidean, Manifold
 from modula.norms import Norm
 from modula.recipes import RECIPES
 from modula.storage import replace_file
 from modula.training import build_model
-from modula.verify import GRADIENTS, Verified, grade, parse, parse_shape, verify_pair, verify_table
+from modula.verify import (
+    DTYPES,
+    GRADIENTS,
+    MANIFOLDS,
+    NORMS,
+    Verified,
+    grade,
+    parse,
+    parse_shape,
+    verify_pair,
+    verify_table,
+)
 from modula.verify import verify as verified
 
 app = typer.Typer(
@@ -168,14 +179,23 @@ def explain(
 
 @app.command()
 def verify(
-    norm: Annotated[str | None, option('One, as "2 * RMSToRMS()" or FILE.py:NAME.')] = None,
-    manifold: Annotated[str, option('Where its weights live, as in "Stiefel()".')] = "Euclidean()",
-    shape: Annotated[str, option("Of the weight: rows x columns.")] = "64x32",
+    norm: Annotated[
+        str | None, option('As "2 * RMSToRMS()" or FILE.py:NAME; all known ones if left out.')
+    ] = None,
+    manifold: Annotated[
+        str | None,
+        option('As "Stiefel()" or FILE.py:NAME; if left out, all, or Euclidean() beside --norm.'),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        option("Of the weight, as 64x32; if left out, three shapes, or 64x32 of a pair."),
+    ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every pair on every kind of gradient.")
+        bool,
+        typer.Option("--all", help="All manifolds, all kinds of gradient, all precisions."),
     ] = False,
-    seed: Annotated[int, option("Of the random weights and gradients.")] = 0,
-    tolerance: Annotated[float, option("What a certificate may miss.")] = 0.1,
+    seed: Annotated[int, option("Of the random weights and gradients.  \\[default: 0]")] = 0,
+    tolerance: Annotated[float, option("What a certificate may miss.  \\[default: 0.1]")] = 0.1,
 ) -> None:
     """Prove every derived direction: on random gradients, is it feasible and the steepest?
 
@@ -185,33 +205,60 @@ def verify(
 
     modula verify --norm "RMSToRMS()" --manifold "Stiefel()" --shape 64x32
 
-    modula verify --norm mine.py:MyNorm() --all
+    modula verify --norm "mine.py:MyNorm()" --all
     """
     with told_in_one_sentence():
-        if norm is None:
-            rows = list(verified(seed, tuple(GRADIENTS) if every else ("Gaussian",)))
-            broken: list[str] = []
-        else:
-            rows, broken = verify_one(norm, manifold, parse_shape(shape), seed)
+        norms = NORMS if norm is None else (on_matrices(parse(Norm, norm)),)
+        manifolds = MANIFOLDS if norm is None or every else (Euclidean(),)
+        if manifold is not None:
+            manifolds = (parse(Manifold, manifold),)
+        shapes = None if shape is None else (parse_shape(shape),)
+        broken = [
+            *(broken_in_words(norm, norm_laws(norms[0]), shapes) if norm else ()),
+            *(broken_in_words(manifold, manifold_laws(manifolds[0]), shapes) if manifold else ()),
+        ]
+        rows = [] if broken else proofs(norms, manifolds, shapes, seed, every)
         if rows:
             screen().print(verify_table(rows, tolerance))
         for law in broken:
-            screen().print(f"broken law of {law}", highlight=False, markup=False, style="bold red")
+            screen().print(law, highlight=False, markup=False, style="bold red")
     if broken or not all(grade(row, tolerance) != "FAIL" for row in rows):
         raise typer.Exit(1)
 
 
-def verify_one(
-    norm_text: str, manifold_text: str, shape: tuple[int, int], seed: int
-) -> tuple[list[Verified], list[str]]:
-    """The certificates of one pair, and the laws that its norm or manifold breaks."""
-    norm, manifold = parse(Norm, norm_text), parse(Manifold, manifold_text)
-    laws = {norm_text: norm_laws(norm), manifold_text: manifold_laws(manifold)}
-    broken = [f"{who}: {b}" for who, own in laws.items() for b in broken_laws(own, shape, seed)]
-    if broken:
-        return [], broken
+def on_matrices(norm: Norm) -> Norm:
+    """The norm as it measures a matrix: RMS() over all entries, not row by row."""
     with refusals_in_words():
-        return list(verify_pair(norm, manifold, shape, seed)), []
+        return norm.over(2)
+
+
+Shapes = Sequence[tuple[int, int]] | None
+
+
+def broken_in_words(who: str, laws: dict[str, Law], shapes: Shapes, seed: int = 0) -> list[str]:
+    """The laws that a norm or manifold of the user's breaks, each with a counter-example."""
+    shape = (shapes or ((64, 32),))[0]
+    return [f"broken law of {who}: {each}" for each in broken_laws(laws, shape, seed)]
+
+
+def proofs(
+    norms: Sequence[Norm], manifolds: Sequence[Manifold], shapes: Shapes, seed: int, every: bool
+) -> list[Verified]:
+    """The certificates; one pair is always tried on everything."""
+    everything = (tuple(GRADIENTS), DTYPES)
+    if len(norms) == len(manifolds) == 1:
+        with refusals_in_words():
+            (shape,) = shapes or ((64, 32),)
+            return list(verify_pair(norms[0], manifolds[0], shape, *everything, seed))
+    kinds, dtypes = everything if every else (("Gaussian",), DTYPES[:1])
+    rows = []
+    with screen().status("") as status:
+        for row in verified(norms, manifolds, shapes, kinds, dtypes, seed):
+            rows.append(row)
+            status.update(f"{row.norm} on {row.manifold}")
+    if not rows:
+        raise UserError(f"no manifold here has points of shape {shapes and shapes[0]}: try 64x32")
+    return rows
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,16 +13,19 @@ from torch import Tensor, nn
 
 from modula.algebra import Module
 from modula.automatic import Automatic
+from modula.certification import Certification
 from modula.declare import geometries_of
 from modula.duality import (
     Average,
     Batch,
     Clip,
+    Decay,
     Declaration,
     Momentum,
     Plan,
     Potential,
     Setting,
+    ShortStep,
     Unit,
     batches,
     plan_of,
@@ -34,7 +37,12 @@ from modula.watch import Watch
 logger = logging.getLogger(__name__)
 
 # What a copy or a pickle needs besides torch's own; the batches are derived again.
-_OWN = ("length_rule", "maximize", "on_nonfinite", "skipped", "_last_lr", "_order", "_declarations")
+_OWN = (
+    *("length_rule", "maximize", "on_nonfinite", "skipped"),
+    *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
+)
+
+LengthRule = Automatic | Clip | ShortStep
 
 OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
 
@@ -64,10 +72,14 @@ class SteepestDescent(torch.optim.Optimizer):
     model         a normed network, or any torch model: see modula.declare
     lr            norm of one step, or Automatic(): then param_groups hold a multiplier
     momentum      which average m of the gradients is followed
-    potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller
-    weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in
+    potential     s: Unit() for 1, Sharp() for the dual norm of m, Clip(rho) for the smaller,
+                  ShortStep(rho) for the smaller of rho and what the whole step gains, with decay
+    weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in; a
+                  Decay acts elsewhere
     groups        declarations by group, in place of the network's own (recipes use this)
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
+    certify_every steps from one look at every direction's certificate to the next, logged and kept
+                  in `certificates`: see modula.certification for what it costs; None never looks
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -82,19 +94,20 @@ class SteepestDescent(torch.optim.Optimizer):
         *,
         momentum: Momentum = Average(0.95),
         potential: Potential = Unit(),
-        weight_decay: float = 0.0,
+        weight_decay: float | Decay = 0.0,
         groups: Sequence[Group] | None = None,
         maximize: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
+        certify_every: int | None = None,
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
-        check_not_negative("weight_decay", weight_decay)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
         self.length_rule = _length_rule(lr, potential)
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
+        self._certification = None if certify_every is None else Certification(certify_every)
         self._declarations: list[list[Declaration]] = []
         self._batches: list[list[tuple[Batch, list[int]]]] = []
         self._last_lr: Tensor | None = None
@@ -106,9 +119,13 @@ class SteepestDescent(torch.optim.Optimizer):
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
+        self._landings: list[tuple[Tensor, Tensor]] | None = []
         super().__init__(_param_groups(groups, weights, rate), {"lr": rate})
-        # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
+        # Only now, when everything is derived: an error leaves every weight as it was.
+        _land_(self._landings)
+        self._landings = None
         self.watch(model)
+        # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
         )
@@ -129,23 +146,32 @@ class SteepestDescent(torch.optim.Optimizer):
                 f'{len(params)} weights: add "declarations": [Declaration(...), ...]'
             )
         super().add_param_group({**param_group, "params": params})
-        group = self.param_groups[-1]
-        for key in self.defaults.keys() - param_group.keys() - {"lr"}:
+        try:
+            self._derive_group(self.param_groups[-1], param_group.keys(), declarations)
+        except (ValueError, LookupError):
+            self.param_groups.pop()
+            raise
+
+    def _derive_group(
+        self, group: dict[str, Any], given: Collection[str], declarations: list[Declaration]
+    ) -> None:
+        for key in self.defaults.keys() - given - {"lr"}:
             del group[key]  # a default of the first group, which this one's programs may not have
         weights: list[Tensor] = group["params"]
-        names = _names(group)
-        programs = [
-            program_of(d, w.shape, n) for d, w, n in zip(declarations, weights, names, strict=True)
-        ]
+        rows = list(zip(declarations, weights, _names(group), strict=True))
+        programs = [program_of(d, w.shape, n) for d, w, n in rows]
+        landings = [landing for row in rows for landing in _landing(*row)]
         for program in programs:
             for key, value in program.live.items():
                 group.setdefault(key, value)
         group["geometry"] = [_fingerprint(d) for d in declarations]
-        for declaration, weight, name in zip(declarations, weights, names, strict=True):
-            _onto_manifold_(declaration, weight, name)
         self._declarations.append(declarations)
         self._batches.append(batches(programs, weights))
         self._bind_state()
+        if self._landings is None:
+            _land_(landings)
+        else:
+            self._landings += landings
 
     def _bind_state(self) -> None:
         """Let self.state show each weight's part of the batches' buffers."""
@@ -254,10 +280,14 @@ class SteepestDescent(torch.optim.Optimizer):
                 loss = closure()
         self._seen = self._statistics()
         if self._gradients_are_usable():
+            if self._certification is not None:
+                self._certification.begin_step()
             if self.length_rule is None:
                 self._step_at_given_length()
             else:
                 self._step_at_length_of(self.length_rule)
+            if self._certification is not None:
+                self._certification.end_step()
         self._expect()
         return loss
 
@@ -266,33 +296,43 @@ class SteepestDescent(torch.optim.Optimizer):
         """Length of the last step in the modular norm; reading it waits for the device."""
         return float("nan") if self._last_lr is None else abs(float(self._last_lr))
 
+    @property
+    def certificates(self) -> dict[str, float]:
+        """The worst gap of each rule so far; reading it waits for the device."""
+        worst = {} if self._certification is None else self._certification.worst
+        return {rule: float(gap) for rule, gap in worst.items()}
+
     def _step_at_given_length(self) -> None:
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, positions in compiled:
-                self._propose(group, batch, positions)
-                batch.update(self._signed(_scalar(group["lr"], batch)), group)
+        for index, group in enumerate(self.param_groups):
+            for batch, positions in self._batches[index]:
+                self._propose(index, batch, positions)
+                batch.update(_scalar(group["lr"], batch), group)
         self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
 
-    def _step_at_length_of(self, rule: Automatic | Clip) -> None:
+    def _step_at_length_of(self, rule: LengthRule) -> None:
         total: Tensor | float = 0.0
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, positions in compiled:
-                self._propose(group, batch, positions)
-                total = batch.dual_norm() + total
+        for index, group in enumerate(self.param_groups):
+            for batch, positions in self._batches[index]:
+                self._propose(index, batch, positions)
+                short = isinstance(rule, ShortStep)
+                total = (batch.frank_wolfe_gap(group) if short else batch.dual_norm()) + total
         length = rule.length(torch.as_tensor(total))
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
             for batch, _ in compiled:
-                batch.update(self._signed(length * group["lr"]), group)
+                batch.update(length * group["lr"], group)
         self._last_lr = length * self.param_groups[0]["lr"]
 
-    def _propose(self, group: dict[str, Any], batch: Batch, positions: Sequence[int]) -> None:
-        names = _names(group)
-        seen = [self._seen.get(names[i], {}) for i in positions] if self._seen else []
-        batch.propose([group["params"][i].grad for i in positions], group, seen)
-
-    def _signed(self, lr: Tensor) -> Tensor:
-        # Duality maps are odd: climbing is the same direction walked the other way.
-        return -lr if self.maximize else lr
+    def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
+        group = self.param_groups[index]
+        names = [_names(group)[i] for i in positions]
+        seen = [self._seen.get(name, {}) for name in names] if self._seen else []
+        gradients = [group["params"][i].grad for i in positions]
+        if self.maximize:  # a region lets a weight go in one direction and not in the other
+            gradients = [None if g is None else -g for g in gradients]
+        batch.propose(gradients, group, seen)
+        if self._certification is not None and self._certification.is_due:
+            settings = [self._declarations[index][i].setting for i in positions]
+            self._certification.look(batch, settings, names)
 
     def _gradients_are_usable(self) -> bool:
         named = [
@@ -377,7 +417,7 @@ def declarations_of(
     model: nn.Module,
     momentum: Momentum = Average(0.95),
     potential: Potential = Unit(),
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
 ) -> dict[str, Declaration]:
     """The network's own geometry and budgets; budgets are 1 where no masses are declared."""
     budgets = budgets_of(model)
@@ -392,9 +432,9 @@ def declarations_of(
     }
 
 
-def _length_rule(lr: float | Automatic, potential: Potential) -> Automatic | Clip | None:
+def _length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
     """What measures the step by the dual norm of the whole network, if anything does."""
-    clip = potential if isinstance(potential, Clip) else None
+    clip = potential if isinstance(potential, Clip | ShortStep) else None
     if clip is not None and isinstance(lr, Automatic):
         raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
     return lr if isinstance(lr, Automatic) else clip
@@ -442,7 +482,7 @@ def _names(group: Mapping[str, Any]) -> list[str]:
 def _fingerprint(declaration: Declaration) -> str:
     setting = declaration.setting
     parts = (setting.norm, setting.manifold, setting.metric, setting.potential, setting.momentum)
-    return f"{' '.join(map(str, parts))} budget {declaration.budget:.6g}"
+    return f"{' '.join(map(str, (*parts, *declaration.scalers)))} budget {declaration.budget:.6g}"
 
 
 def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
@@ -453,12 +493,21 @@ def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any])
 
 
 @torch.no_grad()
-def _onto_manifold_(declaration: Declaration, weight: Tensor, name: str) -> None:
+def _landing(
+    declaration: Declaration, weight: Tensor, name: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The weight and the nearest point of its manifold, unless it is there already."""
     manifold = declaration.setting.manifold
     distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
     if distance > OFF_MANIFOLD:
-        weight.copy_(manifold.project(weight))
+        yield weight, manifold.project(weight)
         logger.warning("%s was %.3g off %s: projected", name, distance, manifold)
+
+
+@torch.no_grad()
+def _land_(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for weight, point in landings:
+        weight.copy_(point)
 
 
 def _scalar(lr: Any, batch: Batch) -> Tensor:

@@ -186,7 +186,7 @@ class Run:
 
 
 def options_of(config: Config) -> dict[str, float]:
-    """The learning rate, and for recipes that ask how many terms the mean loss has, their number."""
+    """The learning rate, and how many terms the mean loss has for recipes that ask."""
     lr = TUNED.get(config.optimizer) if config.lr is None else config.lr
     options: dict[str, float] = {} if lr is None else {"lr": lr}
     if "terms" in signature(RECIPES[config.optimizer]).parameters:

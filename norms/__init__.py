@@ -5,10 +5,13 @@ if __name__ != "modula.norms":
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap
+from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.from_dual import FromDual
+from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import (
     KL,
     Dense,
+    DenseIfShortest,
     DiagonalMode,
     Fit,
     Flat,
@@ -28,6 +31,7 @@ from modula.norms.layer import (
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
+from modula.norms.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import KyFan, KyFanDual, Schatten, SingularValueNorm
 from modula.norms.vector import (
@@ -48,6 +52,13 @@ __all__ = [
     "LayerEigenvalues",
     "LayerMoments",
     "Relative",
+    "Eigenbasis",
+    "EQ",
+    "PRO",
+    "PSGD",
+    "SINGD",
+    "InverseFree",
+    "Solver",
     "Under",
     "Then",
     "Scalar",
@@ -61,6 +72,7 @@ __all__ = [
     "Fit",
     "DiagonalMode",
     "Dense",
+    "DenseIfShortest",
     "KL",
     "LinearMap",
     "LinearChain",

@@ -27,6 +27,11 @@ class Flat(Mode):
     """The identity: nothing is estimated along this dim."""
 
 
+@dataclass(frozen=True)
+class DenseIfShortest(Mode):
+    """Dense along the shortest dim of a weight, the first of equals; Flat along all others."""
+
+
 class Fit(ABC):
     """Which Kronecker product is meant, in terms of second moments along each dim.
 

@@ -125,8 +125,8 @@ class Diagonal(Metric):
 
     floor      added to S^p (Adam's epsilon)
     statistic  name of what is squared: "gradient", or "sampled_gradient" for a Fisher
-    share      the number of terms in the mean that g is the gradient of makes S that of one term;
-               p = 1/2 and a floor of zero do without, since there it only scales the step
+    batch      independent samples that g is the mean of: S = batch E[g^2], which does not depend
+               on it, as powers above 1/2 need; what is kept, and memory.first, is E[g^2]
     Source: Kingma and Ba 2015, arXiv:1412.6980; Duchi et al. 2011 for the sum.
     """
 
@@ -134,11 +134,11 @@ class Diagonal(Metric):
     floor: float = 1e-8
     power: float = 0.5
     statistic: str = "gradient"
-    share: float = 1.0
+    batch: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.floor < 0 or self.power <= 0 or self.share <= 0:
-            raise ValueError(f"Diagonal needs floor >= 0, power > 0 and share > 0; got {self}")
+        if self.floor < 0 or self.power <= 0 or self.batch <= 0:
+            raise ValueError(f"Diagonal needs floor >= 0, power > 0 and batch > 0; got {self}")
 
 
 @dataclass(frozen=True, repr=False)

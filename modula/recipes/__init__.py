@@ -11,13 +11,26 @@ from modula.recipes.constrained import (
     hypersphere,
     manifold_muon,
     oblique,
+    poet,
     spectral_sphere,
     unit_condition,
 )
-from modula.recipes.entrywise import adamw, lion, sgd, sign, sophia
-from modula.recipes.kronecker import kl_shampoo
+from modula.recipes.eigenbasis import eshampoo, kl_soap, soap, soap_muon
+from modula.recipes.entrywise import (
+    adagrad,
+    adam,
+    adamw,
+    lion,
+    rmsprop,
+    root_free,
+    sgd,
+    sign,
+    sophia,
+)
+from modula.recipes.inverse_free import if_shampoo, psgd, psgd_pro, singd
+from modula.recipes.kronecker import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
 from modula.recipes.layers import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
-from modula.recipes.matrices import SCALES, muon, scion
+from modula.recipes.matrices import SCALES, adamuon, muon, normuon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
 
 Recipe = Callable[..., SteepestDescent]
@@ -29,8 +42,14 @@ RECIPES: Mapping[str, Recipe] = {
         sign,
         lion,
         muon,
+        normuon,
+        adamuon,
         scion,
         adamw,
+        adam,
+        rmsprop,
+        adagrad,
+        root_free,
         modular,
         clipped,
         agd,
@@ -40,6 +59,7 @@ RECIPES: Mapping[str, Recipe] = {
         manifold_muon,
         unit_condition,
         spectral_sphere,
+        poet,
         kl_shampoo,
         kfac,
         ekfac,
@@ -47,6 +67,18 @@ RECIPES: Mapping[str, Recipe] = {
         newton_muon,
         newton_muon_sandwich,
         sophia,
+        soap,
+        kl_soap,
+        eshampoo,
+        soap_muon,
+        psgd_pro,
+        psgd,
+        if_shampoo,
+        singd,
+        shampoo,
+        shampoo_squared,
+        one_sided,
+        asgo,
     )
 }
 

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from modula.declare import geometries_of
 from modula.duality import (
+    Decay,
     Declaration,
     Momentum,
     Potential,
+    Scaler,
     Setting,
     Sharp,
     Unbiased,
@@ -21,7 +23,7 @@ from modula.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.metric import Diagonal, Memory, Metric
 from modula.norms.vector import L2
-from modula.optimizer import Group, check_not_negative
+from modula.optimizer import Group
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
 
@@ -36,12 +38,11 @@ def entrywise(
     model: nn.Module,
     norm: Callable[[int], Norm],
     momentum: Momentum,
-    weight_decay: float,
+    weight_decay: float | Decay,
     potential: Potential = Unit(),
     metric: Metric | None = None,
 ) -> Group:
     """One group in which every weight, whatever its role, is measured entry by entry."""
-    check_not_negative("weight_decay", weight_decay)
     return Group(
         {
             name: Declaration(
@@ -54,7 +55,7 @@ def entrywise(
     )
 
 
-def adam(betas: tuple[float, float], eps: float) -> dict[str, Any]:
+def adam_options(betas: tuple[float, float], eps: float) -> dict[str, Any]:
     """The options of a Setting that make it Adam."""
     if not 0 <= betas[1] < 1:
         raise ValueError(f"Adam needs 0 <= beta < 1 for its second average; got {betas[1]}")
@@ -70,20 +71,23 @@ def matrices_and_others(
     lr: float,
     setting_of: Callable[[Geometry, Tensor], Setting],
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     adamw_lr: float = 3e-3,
     adamw_betas: tuple[float, float] = (0.9, 0.95),
-    adamw_weight_decay: float = 0.0,
+    adamw_weight_decay: float | Decay = 0.0,
+    scalers: tuple[Scaler, ...] = (),
 ) -> list[Group]:
-    """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW."""
-    check_not_negative("weight_decay", weight_decay)
+    """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW.
+
+    scalers  those of the first group
+    """
     matrices: dict[str, Declaration] = {}
     others: dict[str, Declaration] = {}
     for name, (geometry, weight) in weights_of(model).items():
         if geometry.role in MATRIX_ROLES:
             setting = setting_of(geometry, weight)
-            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None)
+            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None, scalers)
         else:
-            setting = Setting(L2(weight.ndim), **adam(adamw_betas, 1e-8))
+            setting = Setting(L2(weight.ndim), **adam_options(adamw_betas, 1e-8))
             others[name] = Declaration(setting, geometry.role, 1.0, adamw_weight_decay or None)
     return [Group(matrices, lr), Group(others, adamw_lr)]

@@ -9,10 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from modula.duality import Average, NoMomentum
+from modula.duality import Average, Declaration, NoMomentum, Setting
 from modula.geometry import Geometry
 from modula.manifolds.base import Manifold
+from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.oblique import Oblique
+from modula.manifolds.rotations import Cayley, Chart, Rotations
 from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
@@ -21,7 +24,7 @@ from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import L2
 from modula.optimizer import Group, SteepestDescent, declarations_of
-from modula.recipes.common import weights_of
+from modula.recipes.common import adam_options, weights_of
 
 
 def _constrained(
@@ -127,3 +130,41 @@ def spectral_sphere(
         return Geometry(RMSToRMS(), SpectralSphere(radius * sqrt(fan_out / fan_in)))
 
     return _constrained(model, lr, geometry, momentum, options)
+
+
+def poet(
+    model: nn.Module,
+    lr: float = 5e-4,
+    *,
+    block: int = 256,
+    every: int = 200,
+    chart: Chart = Cayley(),
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    adamw_lr: float = 1e-3,
+    **options: Any,
+) -> SteepestDescent:
+    """POET: hidden matrices are rotated, and keep their singular values; Adam drives the angles.
+
+        W = R(X) W0 P(X)^T,   X <- X - lr m_hat / (sqrt(v_hat) + eps) of the gradient in X
+
+    block   rows (columns) that are mixed with each other, drawn at random
+    every   steps until W0 <- W, X <- 0; then Adam forgets, and blocks are drawn afresh
+    chart   Cayley(), orthogonal to rounding, or CayleyNeumann(4), as published, products alone
+
+    All other weights by AdamW.
+    Source: Qiu et al. 2025, arXiv:2506.08001.
+    """
+    manifold = Isospectral(rotations=Rotations(block, every, chart))
+    matrices: dict[str, Declaration] = {}
+    others: dict[str, Declaration] = {}
+    for name, (geometry, weight) in weights_of(model).items():
+        is_matrix = geometry.role == "hidden" and weight.ndim == 2
+        setting = Setting(
+            L2(3 if is_matrix else weight.ndim),
+            manifold if is_matrix else Euclidean(),
+            **adam_options(betas, eps),
+        )
+        (matrices if is_matrix else others)[name] = Declaration(setting, geometry.role)
+    groups = [Group(matrices, lr), Group(others, adamw_lr)]
+    return SteepestDescent(model, lr, groups=groups, **options)

@@ -1,4 +1,4 @@
-"""Recipes that measure every weight entry by entry: SGD, sign descent, Lion, AdamW, Sophia."""
+"""Recipes that measure every weight entry by entry: SGD, sign descent, Lion, Adam and its kin."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ from typing import Any
 
 from torch import nn
 
-from modula.duality import Average, HeavyBall, NoMomentum, QueryStore, Sharp, Within
+from modula.duality import (
+    Average,
+    Behind,
+    BehindMetric,
+    Coupled,
+    Decay,
+    HeavyBall,
+    NoMomentum,
+    QueryStore,
+    Sharp,
+    Within,
+)
 from modula.duality.program import SAMPLED_GRADIENT
 from modula.norms.metric import Diagonal, Memory
 from modula.norms.vector import L2, Max
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import adam, entrywise
+from modula.recipes.common import adam_options, entrywise
 
 
 def sgd(
@@ -20,7 +31,7 @@ def sgd(
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Gradient descent: Frobenius, as long as the gradient.
@@ -39,7 +50,7 @@ def sign(
     lr: float = 1e-3,
     *,
     momentum: float = 0.9,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Sign descent (Signum): the largest entry, at unit length.
@@ -58,7 +69,7 @@ def lion(
     lr: float = 1e-4,
     *,
     betas: tuple[float, float] = (0.9, 0.99),
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Lion: sign descent that asks one average and stores another.
@@ -77,7 +88,7 @@ def adamw(
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    weight_decay: float | Decay = 0.01,
     **options: Any,
 ) -> SteepestDescent:
     """AdamW: Frobenius under a diagonal metric to the power 1/2; equal to torch.optim.AdamW.
@@ -86,8 +97,120 @@ def adamw(
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
-    group = entrywise(model, L2, weight_decay=weight_decay, **adam(betas, eps))
+    group = entrywise(model, L2, weight_decay=weight_decay, **adam_options(betas, eps))
     return SteepestDescent(model, lr, groups=[group], **options)
+
+
+def adam(
+    model: nn.Module,
+    lr: float = 1e-3,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> SteepestDescent:
+    """Adam with the decay in the gradient; equal to torch.optim.Adam, whose defaults these are.
+
+        g <- g + weight_decay w;   w <- w - lr m_hat / (sqrt(v_hat) + eps)
+
+    Source: Kingma and Ba 2015, arXiv:1412.6980.
+    """
+    group = entrywise(model, L2, weight_decay=_coupled(weight_decay), **adam_options(betas, eps))
+    return SteepestDescent(model, lr, groups=[group], **options)
+
+
+def rmsprop(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> SteepestDescent:
+    """RMSProp, not centred; equal to torch.optim.RMSprop, whose defaults these are.
+
+        g <- g + weight_decay w;   v <- alpha v + (1 - alpha) g^2
+        b <- momentum b + g / (sqrt(v) + eps);   w <- w - lr b
+
+    Source: Tieleman and Hinton 2012, Neural Networks for Machine Learning, lecture 6.5.
+    """
+    group = entrywise(
+        model,
+        L2,
+        Behind(HeavyBall(momentum)) if momentum else NoMomentum(),
+        _coupled(weight_decay),
+        potential=Sharp(),
+        metric=Diagonal(Memory(alpha, unbiased=False), floor=eps),
+    )
+    return SteepestDescent(model, lr, groups=[group], **options)
+
+
+def adagrad(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    eps: float = 1e-10,
+    first: float = 0.0,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> SteepestDescent:
+    """AdaGrad: squares are added up; equal to torch.optim.Adagrad, whose defaults these are.
+
+        g <- g + weight_decay w;   v <- v + g^2;   w <- w - lr g / (sqrt(v) + eps)
+
+    first   v before the first step
+    Source: Duchi, Hazan, Singer 2011, JMLR 12.
+    """
+    group = entrywise(
+        model,
+        L2,
+        NoMomentum(),
+        _coupled(weight_decay),
+        potential=Sharp(),
+        metric=Diagonal(Memory(1.0, first=first), floor=eps),
+    )
+    return SteepestDescent(model, lr, groups=[group], **options)
+
+
+def root_free(
+    model: nn.Module,
+    lr: float = 1e-3,
+    *,
+    batch: int = 1,
+    momentum: float = 0.9,
+    beta: float = 0.99,
+    damping: float = 1e-3,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> SteepestDescent:
+    """RMSProp without the root: the natural gradient under a diagonal Fisher.
+
+        v <- beta v + (1 - beta) g^2, at first 1 / batch
+        b <- momentum b + g / (batch v + damping) + weight_decay w;   w <- w - lr b
+
+    batch   examples that the loss is the mean of: batch v does not depend on it
+
+    lr has the unit of the loss, so that a scaled loss needs another.  The paper searches lr in
+    5e-5 to 5e-4, damping in 5e-5 to 1e-3, 1 - beta in 5e-3 to 0.1, momentum in 0.5 to 0.99.
+    Source: Lin et al. 2024, arXiv:2402.03496.
+    """
+    memory = Memory(beta, unbiased=False, first=1 / batch)
+    group = entrywise(
+        model,
+        L2,
+        Behind(HeavyBall(momentum)) if momentum else NoMomentum(),
+        BehindMetric(weight_decay) if weight_decay else 0.0,
+        potential=Sharp(),
+        metric=Diagonal(memory, floor=damping, power=1.0, batch=batch),
+    )
+    return SteepestDescent(model, lr, groups=[group], **options)
+
+
+def _coupled(weight_decay: float) -> float | Decay:
+    return Coupled(weight_decay) if weight_decay else 0.0
 
 
 def sophia(
@@ -120,7 +243,7 @@ def sophia(
         floor=eps,
         power=1.0,
         statistic=SAMPLED_GRADIENT,
-        share=rho * terms,
+        batch=rho * terms,
     )
     inside = Within(Max(ndim=0))  # each entry by itself
     group = entrywise(model, L2, Average(betas[0]), weight_decay, inside, metric)

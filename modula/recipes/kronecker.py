@@ -6,32 +6,52 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modula.duality import Average, Momentum, NoMomentum, Setting, Sharp
+from modula.duality import (
+    Average,
+    Graft,
+    LimitRMS,
+    MatchRMS,
+    Momentum,
+    NoMomentum,
+    Scaler,
+    Setting,
+    Sharp,
+    Unbiased,
+)
 from modula.geometry import Geometry
-from modula.norms.kronecker import KL, Kronecker
+from modula.norms.kronecker import KL, DenseIfShortest, Kronecker, Sum, TraceScaled
 from modula.norms.metric import Memory, Metric
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import matrices_and_others
+from modula.recipes.common import adam_options, matrices_and_others
+
+GUARD = LimitRMS(3.0)  # entries of whitened directions have an RMS of about 1 or below
 
 
 def preconditioned(
-    model: nn.Module, lr: float, metric: Metric, momentum: float, options: dict[str, Any]
+    model: nn.Module,
+    lr: float,
+    metric: Metric,
+    momentum: float | Momentum,
+    options: dict[str, Any],
+    scalers: tuple[Scaler, ...] = (),
 ) -> SteepestDescent:
     """Hidden matrices along S^-p m, whatever the metric; all other weights by AdamW.
 
-    options  those of `matrices_and_others` are taken out; SteepestDescent gets the rest
+    momentum  of an average of the gradients, unless it says of what
+    options   those of `matrices_and_others` are taken out; SteepestDescent gets the rest
     """
     ours = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
     own = {key: options.pop(key) for key in ours if key in options}
-    average: Momentum = Average(momentum) if momentum else NoMomentum()
+    if not isinstance(momentum, Momentum):
+        momentum = Average(momentum) if momentum else NoMomentum()
 
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
         return Setting(
-            L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=average
+            L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=momentum
         )
 
-    groups = matrices_and_others(model, lr, setting, **own)
+    groups = matrices_and_others(model, lr, setting, scalers=scalers, **own)
     return SteepestDescent(model, lr, groups=groups, **options)
 
 
@@ -52,11 +72,119 @@ def kl_shampoo(
         w <- (1 - lr weight_decay) w - lr S_1^-1/2 m S_2^-1/2          m: average of G
 
     The factors' sizes are kept equal and their roots renewed every `every` steps, the weights of a
-    network in turn.  A direction's entries have an RMS near sqrt((1 - momentum)/(1 + momentum)).
+    network in turn.  A direction's entries have an RMS near sqrt((1 - momentum)/(1 + momentum)),
+    and at most 3: what a metric that was long silent takes for huge goes no further.
 
     Source: Lin et al. 2025, arXiv:2509.03378.
     """
     metric = Kronecker(
         fit=KL(), memory=Memory(beta, unbiased=False), damping=damping, every=every, max_dim=max_dim
     )
-    return preconditioned(model, lr, metric, momentum, options)
+    return preconditioned(model, lr, metric, momentum, options, (GUARD,))
+
+
+def shampoo(
+    model: nn.Module,
+    lr: float = 1e-3,
+    *,
+    betas: tuple[float, float] = (0.9, 0.99),
+    damping: float = 1e-6,
+    every: int = 10,
+    max_dim: int = 2048,
+    graft_beta: float = 0.999,
+    graft_eps: float = 1e-8,
+    **options: Any,
+) -> SteepestDescent:
+    """Shampoo grafted to Adam on hidden matrices, AdamW on all other weights.
+
+        L: average of G G^T,   R: average of G^T G,   D = L^-1/4 m R^-1/4
+        w <- (1 - lr weight_decay) w - lr ||A|| D / ||D||,   A = m / (sqrt(v) + graft_eps)
+
+    betas       of the averages m and L, R, bias-corrected; 1 adds L and R up, as published
+    damping     added to a factor, in units of its mean eigenvalue
+    graft_beta  of Adam's v; A is of the same m
+
+    The reference implementation has betas (0.9, 1), new roots in every step (its README advises
+    every 100), and 1e-12 I added to a factor.
+    Source: Gupta, Koren, Singer 2018, arXiv:1802.09568; Shi et al. 2023, arXiv:2309.06497.
+    """
+    metric = Kronecker(
+        fit=Sum(), memory=Memory(betas[1]), damping=damping, every=every, max_dim=max_dim
+    )
+    adam = Setting(L2(), **adam_options((betas[0], graft_beta), graft_eps))
+    return preconditioned(model, lr, metric, Unbiased(betas[0]), options, (Graft(adam),))
+
+
+def shampoo_squared(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    momentum: float = 0.9,
+    beta: float = 0.95,
+    damping: float = 1e-4,
+    every: int = 10,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """Shampoo to the power 1/2 a side, on hidden matrices; AdamW on all other weights.
+
+        L: average of G G^T,   R: average of G^T G
+        w <- (1 - lr weight_decay) w - lr sqrt(trace L) L^-1/2 m R^-1/2
+
+    A step has an RMS of at most 3, and is not grafted: L x R / trace L has the size of E[g g^T].
+    Source: Morwani et al. 2024, arXiv:2406.17748.
+    """
+    metric = Kronecker(
+        fit=TraceScaled(), memory=Memory(beta), damping=damping, every=every, max_dim=max_dim
+    )
+    return preconditioned(model, lr, metric, momentum, options, (GUARD,))
+
+
+def one_sided(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    momentum: float = 0.9,
+    beta: float = 0.95,
+    damping: float = 1e-4,
+    every: int = 10,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """Shampoo along the short side of hidden matrices; AdamW on all other weights.
+
+        V <- beta V + (1 - beta) G G^T / n          G: (m, n), m <= n; else G^T G / m on the right
+        w <- (1 - lr weight_decay) w - lr V^-1/2 m
+
+    Without memory it is Muon: V^-1/2 G = sqrt(n) polar(G), of RMS 1.  At most 3 is the RMS of any.
+    Source: Xie et al. 2025, arXiv:2503.10537; An et al. 2025 (ASGO), arXiv:2503.20762.
+    """
+    metric = Kronecker(
+        DenseIfShortest(), memory=Memory(beta), damping=damping, every=every, max_dim=max_dim
+    )
+    return preconditioned(model, lr, metric, momentum, options, (GUARD,))
+
+
+def asgo(
+    model: nn.Module,
+    lr: float = 3e-3,
+    *,
+    betas: tuple[float, float] = (0.9, 0.8),
+    damping: float = 1e-6,
+    every: int = 1,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """ASGO: `one_sided` at the RMS of an Adam update.
+
+        V <- b2 V + (1 - b2) G G^T / n;   D = V^-1/2 m          m: average of G, by b1
+        w <- (1 - lr weight_decay) w - lr 0.2 D / rms(D)
+
+    betas, the length and new roots in every step are those of the reference implementation.
+    Source: An et al. 2025, arXiv:2503.20762.
+    """
+    memory = Memory(betas[1], unbiased=False)
+    metric = Kronecker(
+        DenseIfShortest(), memory=memory, damping=damping, every=every, max_dim=max_dim
+    )
+    return preconditioned(model, lr, metric, betas[0], options, (MatchRMS(0.2),))

@@ -40,7 +40,7 @@ def _in_layers(
     setting_of: Callable[[Geometry, Tensor, LayerMetric], Setting],
     options: dict[str, Any],
 ) -> SteepestDescent:
-    """Hidden matrices by `setting_of`, under the metric as the weight is stored; others by AdamW."""
+    """Hidden matrices by `setting_of`, the metric as the weight is stored; others by AdamW."""
     own = {key: options.pop(key) for key in OPTIONS_OF_OTHERS if key in options}
 
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
@@ -69,7 +69,7 @@ def _along_gradient(momentum: float) -> Callable[[Geometry, Tensor, LayerMetric]
     return setting
 
 
-def _names(names: tuple[str, str], sampled: bool) -> dict[str, str]:
+def _names(names: tuple[str, str], sampled: bool) -> dict[str, Any]:
     inputs, outputs = (f"sampled_{name}" if sampled else name for name in names)
     return {"inputs": inputs, "outputs": outputs}
 

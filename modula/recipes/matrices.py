@@ -8,7 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modula.duality import Average, Declaration, Setting
+from modula.duality import (
+    Average,
+    Decay,
+    Declaration,
+    EntryMoments,
+    MatchRMS,
+    RowMoments,
+    Scaler,
+    Setting,
+)
 from modula.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
@@ -42,11 +51,12 @@ def muon(
     *,
     momentum: float = 0.95,
     nesterov: bool = True,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     scale: str = "rms",
     adamw_lr: float = 3e-3,
     adamw_betas: tuple[float, float] = (0.9, 0.95),
-    adamw_weight_decay: float = 0.0,
+    adamw_weight_decay: float | Decay = 0.0,
+    scalers: tuple[Scaler, ...] = (),
     **options: Any,
 ) -> SteepestDescent:
     """Muon on hidden matrices, AdamW on embeddings, heads, biases and gains.
@@ -56,6 +66,7 @@ def muon(
     scale   s for an (m, n) matrix: "rms" sqrt(m/n), the one that transfers across width;
             "original" sqrt(max(1, m/n)), torch's default; "match_rms_adamw" 0.2 sqrt(max(m, n));
             "spectral" sqrt(max(m, n))
+    scalers what happens to the directions of matrices: Hyperball() makes it MuonH
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     """
@@ -74,8 +85,38 @@ def muon(
         adamw_lr=adamw_lr,
         adamw_betas=adamw_betas,
         adamw_weight_decay=adamw_weight_decay,
+        scalers=scalers,
     )
     return SteepestDescent(model, lr, groups=groups, **options)
+
+
+def normuon(
+    model: nn.Module, lr: float = 0.02, *, beta: float = 0.95, **options: Any
+) -> SteepestDescent:
+    """NorMuon: Muon whose rows are of equal size on average; options are those of `muon`.
+
+        O = polar(m);   v_i <- beta v_i + (1 - beta) mean_j O_ij^2;   O' = O_ij / sqrt(v_i)
+        w <- (1 - lr weight_decay) w - lr s ||O|| O' / ||O'||
+
+    Lengths are those of `muon`, and so lr; the reference brings O' to an RMS of 0.2.
+    Source: Li et al. 2025, arXiv:2510.05491.
+    """
+    return muon(model, lr, scalers=(RowMoments(beta),), **options)
+
+
+def adamuon(
+    model: nn.Module, lr: float = 3e-3, *, beta: float = 0.95, **options: Any
+) -> SteepestDescent:
+    """AdaMuon: Muon whose entries are of equal size on average, at the RMS of an Adam update.
+
+        O = polar(m);   v <- beta v + (1 - beta) O^2;   O' = O / sqrt(v)
+        w <- (1 - lr weight_decay) w - lr 0.2 O' / rms(O')
+
+    Options are those of `muon`; lr is like one of AdamW.  Later versions of the paper take the
+    polar factor of sign(m), which this does not.
+    Source: Si, Zhang, Shen 2025, arXiv:2507.11005.
+    """
+    return muon(model, lr, scalers=(EntryMoments(beta), MatchRMS(0.2)), **options)
 
 
 def scion(

@@ -9,12 +9,21 @@ from typing import Any
 from torch import nn
 
 from modula.automatic import Automatic
-from modula.duality import Average, Clip, Declaration, NoMomentum, Setting, Unit
+from modula.duality import (
+    Average,
+    Clip,
+    Decay,
+    Declaration,
+    NoMomentum,
+    Setting,
+    ShortStep,
+    Unit,
+)
 from modula.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.operator import Rows
 from modula.norms.vector import L2, RMS
-from modula.optimizer import Group, SteepestDescent, declarations_of
+from modula.optimizer import Group, SteepestDescent, budgets_of, declarations_of
 from modula.recipes.common import weights_of
 
 
@@ -24,7 +33,7 @@ def modular(
     *,
     momentum: float = 0.95,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """The network's own declared geometry, each weight at its modular budget.
@@ -48,18 +57,37 @@ def clipped(
     *,
     rho: float = 1.0,
     momentum: float = 0.95,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
+    radius: float | None = None,
     **options: Any,
 ) -> SteepestDescent:
     """Generalised gradient norm clipping: steepest descent near a minimum, Muon-like far from it.
 
-        N = sum_l t_l ||m_l||_*;   w_l <- w_l - lr min(rho, N) t_l D(m_l)
+        s = min(rho, sum_l t_l ||m_l||_*);   w_l <- (1 - lr s t_l weight_decay) w_l - lr s t_l D_l
 
+    radius  of the ball around zero in which each weight stays, in its norm; 1 / weight_decay.
+            The step is then the short one of a conditional gradient method, which comes to rest
+            on the rim of a ball as well:  s = min(rho, sum_l t_l <m_l, D_l + w_l / radius> / 4)
+
+    Raises ValueError for a radius with a weight decay of its own, or so small that the first step
+    could leave the ball: lr rho t_l <= radius is what keeps it inside.
     Source: Pethick et al. 2025, arXiv:2506.01913.
     """
     average = Average(momentum) if momentum else NoMomentum()
+    if radius is None:
+        return SteepestDescent(
+            model, lr, momentum=average, potential=Clip(rho), weight_decay=weight_decay, **options
+        )
+    if weight_decay:
+        raise ValueError(f"radius={radius} is a weight decay of {1 / radius}: give one of the two")
+    largest = lr * rho * max(budgets_of(model).values(), default=1.0)
+    if not radius > 0 or largest > radius:
+        raise ValueError(
+            f"radius={radius} must be positive, and no less than lr * rho * the largest budget, "
+            f"which is {largest:.4g}: lower lr or rho"
+        )
     return SteepestDescent(
-        model, lr, momentum=average, potential=Clip(rho), weight_decay=weight_decay, **options
+        model, lr, momentum=average, potential=ShortStep(rho), weight_decay=1 / radius, **options
     )
 
 

@@ -12,8 +12,8 @@ from modula.statistics.layers import Owner, owners
 from modula.statistics.microbatches import Microbatches
 from modula.statistics.observe import observe
 from modula.statistics.running import (
-    INPUTS,
     FROM_LAYERS,
+    INPUTS,
     KNOWN,
     MICROBATCH_GRADIENTS,
     OUTPUTS,
@@ -118,7 +118,7 @@ class Collector:
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
-        """Backward passes inside, at sampled labels, are those that sampled_... statistics are of."""
+        """Backward passes inside, at sampled labels, are what sampled_... statistics are of."""
         before, self._pass = self._pass, SAMPLED
         try:
             yield

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.duality import Average, NoRule, Program, Setting, Sharp, certify, derive, plan_of
-from modula.duality.general import steepest_tangent
+from modula.duality.general import solve, steepest_tangent
 from modula.duality.hyperplane import steepest_in_hyperplane
 from modula.duality.plan import Declaration
 from modula.duality.rules import rule_name
@@ -323,3 +323,19 @@ def test_descent_under_the_max_norm_stays_orthonormal_and_falls() -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.05 * losses[0]
     assert float(Stiefel().residual(layer.weight.detach())) < 1e-9
+
+
+@pytest.mark.parametrize("norm", [Nuclear(), Spectral()], ids=str)
+def test_a_dual_that_is_kept_saves_rounds(norm: Norm) -> None:
+    """For the same gradient, at another scale, a later run goes on where the first one stopped."""
+    manifold = Oblique("columns")
+    weight, gradient = draw(manifold, (6, 4), 3)
+    tangent = manifold.to_tangent(weight, gradient)
+    dual, gained = None, []
+    for scale in (1.0, 1e20, 1e-20):
+        found, dual = solve(norm, manifold, weight, scale * tangent, 4, dual)
+        gained.append(float((tangent * found).sum()))
+    best = float((tangent * steepest_tangent(norm, manifold, weight, tangent, 300)).sum())
+    assert best - gained[2] < 0.5 * (best - gained[0]) + 1e-9 * best
+    found, _ = solve(norm, manifold, weight, 0 * tangent, 4, dual)
+    assert torch.equal(found, torch.zeros_like(found))

@@ -12,8 +12,6 @@ from modula.duality import Batch, Declaration, Setting, Sharp, Unit, program_of
 from modula.duality.coordinates import describe
 from modula.duality.explain import known_as
 from modula.duality.layer import Matrix
-from modula.duality.program import Program, line
-from modula.kernels.apply import add_square, times
 from modula.kernels.polar import exact_polar, polar
 from modula.norms import (
     L2,
@@ -86,7 +84,9 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize(("metric", "norm", "expected"), GOLDEN, ids=["muon", "chain", "in", "foof"])
+@pytest.mark.parametrize(
+    ("metric", "norm", "expected"), GOLDEN, ids=["muon", "chain", "in", "foof"]
+)
 def test_golden_directions(
     metric: Any, norm: Any, expected: list[list[float]], exact: None
 ) -> None:
@@ -185,9 +185,7 @@ def test_a_side_without_a_factor_is_not_cut() -> None:
         Matrix((3,))
 
 
-def transformed(
-    metric: Metric, norm: Norm | None, p: Tensor, q: Tensor
-) -> tuple[Tensor, Tensor]:
+def transformed(metric: Metric, norm: Norm | None, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """The direction, and that of the same layer under W = P^-1 W' Q^-1, brought back: both."""
     m, n = len(p), len(q)
     g, a, b = draw(m, n, seed=3), moment(n, seed=4), moment(m, seed=5)
@@ -242,7 +240,9 @@ def test_a_bad_statistic_changes_nothing_and_is_counted(bad: str) -> None:
     g = draw(3, 4)
     good = {"input_moment": moment(4), "output_moment": moment(3)}
     usual = runner.step(g, **good)
-    broken = -moment(4) if bad == "negative" else moment(4).index_fill(0, torch.tensor(1), float(bad))
+    broken = (
+        -moment(4) if bad == "negative" else moment(4).index_fill(0, torch.tensor(1), float(bad))
+    )
     assert_close(runner.step(g, **{**good, "input_moment": broken}), usual)
     assert runner.state("rejected_inputs") == 1
     assert runner.state("rejected_outputs") == 0
@@ -356,14 +356,6 @@ def test_the_plain_program_agrees(metric: Metric) -> None:
         lr = torch.ones((), dtype=DTYPE)
         tensors = runner.program.run(**{**tensors, **seen, "gradient": gradient, "lr": lr})
         assert_close(tensors["weight"], runner.weight)
-
-
-def test_what_is_not_always_there_may_only_be_read_when_it_is() -> None:
-    fresh = replace(line("fresh", times, "gradient", factor=2.0), every=3)
-    kept = line("square", add_square, "square", "fresh")
-    assert Program((fresh, replace(kept, every=3)), ()).state == ("square",)
-    with pytest.raises(ValueError, match="fresh is not always computed"):
-        Program((fresh, kept), ())
 
 
 @pytest.mark.parametrize(

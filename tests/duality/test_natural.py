@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from modula.duality import (
     Batch,
     Declaration,
+    NoMomentum,
     Program,
     Setting,
     Sharp,
@@ -18,7 +19,7 @@ from modula.duality import (
     program_of,
 )
 from modula.duality.coordinates import coordinates
-from modula.duality.kronecker import fit
+from modula.duality.fitted import fit
 from modula.duality.potential import Within
 from modula.kernels.polar import exact_polar
 from modula.manifolds import Euclidean, Manifold, Sphere, Stiefel
@@ -125,6 +126,16 @@ def test_a_diagonal_metric_with_momentum_free_steps_is_adam_of_one_sample() -> N
     gradient = draw(3, 4)
     direction, _ = run(Diagonal(Memory(0.99), floor=0.0), [gradient])
     assert_close(direction, gradient.sign())
+
+
+def test_batch_size_counts_alike_on_both_ways_through_a_diagonal() -> None:
+    gradients = [draw(3, 4, seed=seed) for seed in range(3)]
+    metric = Diagonal(Memory(0.9), floor=1e-2, power=1.0, batch=16)
+    square = sum(0.9 ** (2 - i) * g**2 for i, g in enumerate(gradients)) * 0.1 / (1 - 0.9**3)
+    expected = gradients[-1] / (16 * square + 1e-2)
+    for norm in (L2(2), 1.0 * L2(2)):
+        direction, _ = run(metric, gradients, norm=norm, potential=Sharp(), momentum=NoMomentum())
+        assert_close(direction, expected)
 
 
 def test_a_scalar_metric_gives_root_mean_square_one() -> None:

@@ -198,7 +198,7 @@ def test_wide_weights_are_derived_transposed(norm: Norm) -> None:
     wide, tall = Transposed(Stiefel()), Stiefel()
     found = direction(Setting(norm, wide), weight, gradient)
     certificate = certify(norm, wide, weight, gradient, found)
-    assert certificate.norm == pytest.approx(1.0, abs=1e-9)
+    assert 0.999 < certificate.norm <= 1 + 1e-9
     assert certificate.tangency < 1e-9
     # The tall problem is the same one, up to the unit radius of the norm.
     same = direction(Setting(norms.Spectral(), tall), weight.mT, gradient.mT)

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.kernels.op import Locality
 from modula.kernels.polar import polar
-from modula.kernels.stiefel_map import POLAR, clip, stiefel_map
+from modula.kernels.stiefel_admm import POLAR, admm_direction, clip
+from modula.kernels.stiefel_map import stiefel_map
 from strategies import batches, seeds
 
 PARITY_TRAPS = [(3, 2), (5, 3), (7, 4), (9, 8), (33, 18)]
@@ -29,6 +30,11 @@ def value(g: Tensor, a: Tensor) -> Tensor:
     return (g * a).sum((-2, -1))
 
 
+def admm(w: Tensor, g: Tensor, iterations: int) -> Tensor:
+    one = torch.ones(1, 1, dtype=g.dtype)
+    return admm_direction(w, g, one, 1e-12 * one, iterations)
+
+
 def assert_feasible(w: Tensor, a: Tensor, tolerance: float = 1e-9) -> None:
     w, a = w.double(), a.double()
     slope = w.mT @ a + a.mT @ w
@@ -41,7 +47,7 @@ def test_three_by_two_by_hand() -> None:
     w = torch.eye(3, 2, dtype=torch.float64)
     g = torch.tensor([[3.0, 4.0], [0.0, 5.0], [1.0, 2.0]], dtype=torch.float64)
     best = torch.tensor([[0.0, 4.0], [-4.0, 0.0], [1.0, 2.0]], dtype=torch.float64) / 21**0.5
-    a = stiefel_map(w, g, iterations=100)
+    a = admm(w, g, 100)
     assert_feasible(w, a)
     assert_close(a, best, atol=1e-3, rtol=0)
     assert_close(value(g, a), torch.tensor(21.0, dtype=torch.float64).sqrt(), rtol=1e-4, atol=0)
@@ -76,8 +82,9 @@ def test_a_turn_of_the_plane() -> None:
 @given(g=batches(tall=True), seed=seeds())
 def test_every_direction_is_feasible_and_below_the_bound(g: Tensor, seed: int) -> None:
     w = orthonormal(gaussian(*g.shape, seed=seed))
-    a = stiefel_map(w, g, iterations=3)
-    assert_feasible(w, a, tolerance=1e-3 if g.shape[-2] == g.shape[-1] else 1e-9)
+    a = stiefel_map(w, g)
+    # In two parts: the one normal to W is so to rounding over its smallest singular value.
+    assert_feasible(w, a, tolerance=1e-7)
     assert (value(g, a) <= stiefel_dual_bound(w, g) * (1 + 1e-3) + 1e-9 * g.norm()).all()
     assert (value(g, a) >= -1e-9 * g.norm()).all()
 
@@ -92,7 +99,7 @@ def spectra(m: int, n: int, kind: str) -> Tensor:
 
 
 # The share of the best value that is certified after so many rounds, worst of four.
-SHARES = [
+SHARES_OF_ADMM = [
     (64, 32, "Gaussian", (0.90, 0.96, 0.985, 0.997)),
     (64, 32, "1/i", (0.86, 0.92, 0.975, 0.995)),
     (64, 32, "rank 2 + noise", (0.93, 0.93, 0.98, 0.995)),
@@ -100,14 +107,14 @@ SHARES = [
 ]
 
 
-@pytest.mark.parametrize(("m", "n", "kind", "shares"), SHARES, ids=str)
-def test_certified_share_of_the_best_value(
+@pytest.mark.parametrize(("m", "n", "kind", "shares"), SHARES_OF_ADMM, ids=str)
+def test_certified_share_of_the_best_value_after_rounds_of_admm(
     m: int, n: int, kind: str, shares: tuple[float, ...]
 ) -> None:
     w, g = orthonormal(gaussian(4, m, n)), spectra(m, n, kind)
     bound = stiefel_dual_bound(w, g)
     for iterations, share in zip((1, 3, 10, 50), shares, strict=True):
-        reached = value(g, stiefel_map(w, g, iterations=iterations)) / bound
+        reached = value(g, admm(w, g, iterations)) / bound
         assert (reached <= 1 + 1e-6).all()
         assert reached.min() >= share, f"{iterations} rounds: {reached}"
 
@@ -118,13 +125,51 @@ def test_odd_shapes(m: int, n: int) -> None:
     w, g = orthonormal(gaussian(4, m, n)), gaussian(4, m, n, seed=1)
     bound = stiefel_dual_bound(w, g, 20)
     for iterations, share in ((10, 0.98), (100, 0.998)):
-        a = stiefel_map(w, g, iterations=iterations)
+        a = admm(w, g, iterations)
         assert_feasible(w, a)
         assert (value(g, a) >= share * bound).all(), value(g, a) / bound
 
 
+# Without iterating, worst of four: the nearer to m = 2 n, the more is missing.
+SHARES = [
+    (64, 32, 0.92),
+    (65, 32, 0.92),
+    (80, 32, 0.96),
+    (96, 32, 0.975),
+    (128, 32, 0.98),
+    (33, 16, 0.93),
+    (7, 3, 0.96),
+    (5, 2, 0.98),
+    (40, 1, 1 - 1e-9),
+    (33, 32, 0.97),
+    (24, 18, 0.95),
+]
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "1/i", "rank 2 + noise"])
+@pytest.mark.parametrize(("m", "n", "share"), SHARES, ids=str)
+def test_certified_share_of_the_best_value(m: int, n: int, share: float, kind: str) -> None:
+    w, g = orthonormal(gaussian(4, m, n)), spectra(m, n, kind)
+    reached = value(g, stiefel_map(w, g)) / stiefel_dual_bound(w, g, 16)
+    assert (reached <= 1 + 1e-6).all()
+    assert reached.min() >= share, reached
+
+
+def test_a_momentum_that_follows_the_weight_is_no_harder() -> None:
+    """The average of noisy low-rank gradients, at a weight that moved along its own directions."""
+    w, momentum = orthonormal(gaussian(96, 32)), torch.zeros(96, 32, dtype=torch.float64)
+    signal = gaussian(96, 4, seed=1) @ gaussian(4, 32, seed=2) / 50
+    for step in range(30):
+        momentum = 0.95 * momentum + 0.05 * (signal + 0.1 * gaussian(96, 32, seed=3 + step))
+        a = stiefel_map(w, momentum)
+        if step % 10 == 9:
+            assert_feasible(w, a)
+            assert value(momentum, a) >= 0.95 * stiefel_dual_bound(w, momentum, 16)
+        w = orthonormal(w - 0.02 * a)
+
+
 def test_it_beats_project_then_polar() -> None:
-    w, g = orthonormal(gaussian(64, 32)), gaussian(64, 32, seed=1)
+    w, g = orthonormal(gaussian(96, 32)), gaussian(96, 32, seed=1)
     inner = w.mT @ g
     once = orthonormal(g - w @ (inner + inner.mT) / 2)
     inner = w.mT @ once
@@ -133,7 +178,7 @@ def test_it_beats_project_then_polar() -> None:
     assert value(g, stiefel_map(w, g)) > 1.05 * value(g, once)
 
 
-@pytest.mark.parametrize("shape", [(9, 4), (6, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 4), (6, 6), (6, 4)], ids=str)
 def test_zero_and_normal_gradients_give_zero(shape: tuple[int, int]) -> None:
     w = orthonormal(gaussian(*shape))
     symmetric = gaussian(shape[1], shape[1])
@@ -166,7 +211,7 @@ def test_a_small_tangent_part_is_still_found() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(12, 5), (6, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(12, 5), (6, 6), (7, 5)], ids=str)
 def test_the_scale_and_the_radius_do_not_matter(shape: tuple[int, int], dtype: torch.dtype) -> None:
     w, g = orthonormal(gaussian(*shape)).to(dtype), gaussian(*shape, seed=1).to(dtype)
     a = stiefel_map(w, g)
@@ -175,7 +220,7 @@ def test_the_scale_and_the_radius_do_not_matter(shape: tuple[int, int], dtype: t
     assert_close(stiefel_map(3.0 * w, g), a, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 10, 4), (2, 3, 5, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 10, 4), (2, 3, 5, 5), (2, 3, 6, 4)], ids=str)
 def test_a_batch_is_a_loop_and_arguments_are_left_alone(shape: tuple[int, ...]) -> None:
     w, g = orthonormal(gaussian(*shape)), gaussian(*shape, seed=1)
     g[0, 1] = 0
@@ -216,12 +261,13 @@ def test_bad_shapes_get_one_clear_sentence() -> None:
 
 
 def test_cost() -> None:
-    """A square weight costs one polar factor and little more; a tall one, two for every round."""
+    """A square weight costs one polar factor and little more; a tall one is linear in its height;
+    one between has two polar factors in every round."""
     assert stiefel_map.locality is Locality.WHOLE
     square, one = stiefel_map.cost((64, 64)), polar.cost((64, 64), **POLAR)
     assert one.flops < square.flops < one.flops + 13 * 64**3
-    costs = [stiefel_map.cost((128, 64), iterations=k).flops for k in (0, 1, 2)]
+    costs = [stiefel_map.cost((m, 64)).flops for m in (128, 256, 384)]
     assert_close(costs[2] - costs[1], costs[1] - costs[0])
+    assert stiefel_map.cost((96, 64)).flops > 10 * polar.cost((96, 64), **POLAR).flops
     assert stiefel_map.cost((5, 128, 64)) == stiefel_map.cost((5, 1, 128, 64))
     assert_close(stiefel_map.cost((5, 128, 64)).flops, 5 * stiefel_map.cost((128, 64)).flops)
-    assert costs[1] - costs[0] > polar.cost((128, 64), **POLAR).flops + one.flops

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from modula import bench, cli, report, screen, verify
+from modula import bench, cli, report, screen
 from modula.cli import app
 from modula.metrics import Record, read_records
 from modula.recipes import RECIPES
@@ -218,15 +218,6 @@ def test_explain_refuses_what_it_cannot_do() -> None:
     )
 
 
-def test_verify_certifies_every_pair_and_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "SHAPES", ((6, 6), (9, 4)))
-    passed = modula("verify")
-    assert passed.exit_code == 0, passed.stdout
-    assert "Stiefel()" in passed.stdout and "FAIL" not in passed.stdout
-    assert passed.stdout.count("exact") > 20
-    assert modula("verify", "--tolerance", "-1").exit_code == 1
-
-
 def test_bench_lists_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "speed.py").write_text('"""How fast.\n\nMore."""\nraise SystemExit(7)\n')
     (tmp_path / "_shared.py").touch()
@@ -253,45 +244,3 @@ def test_a_disk_that_fills_up_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot write out/checkpoint/step-00000002: File too large" in said
     assert len(read_records(Path("out/metrics.jsonl"))) == 2
-
-
-def test_verify_tries_one_pair_on_every_kind_of_gradient() -> None:
-    shown = modula(
-        "verify", "--norm", "Rows(L2())", "--manifold", "Oblique('rows')", "--shape", "5x4"
-    )
-    assert shown.exit_code == 0
-    for word in ("Gaussian", "low rank", "ill-conditioned", "tiny", "huge", "zero", "bfloat16"):
-        assert word in shown.output
-
-
-def test_verify_tells_which_law_a_norm_of_ones_own_breaks(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from modula.norms import L2\n"
-        "@dataclass(frozen=True, repr=False)\n"
-        "class Half(L2):\n"
-        "    def dual(self, g):\n"
-        "        return super().dual(g) / 2\n"
-    )
-    shown = modula("verify", "--norm", f"{tmp_path}/mine.py:Half(2)", "--shape", "4x3")
-    assert shown.exit_code == 1
-    assert "<g, duality_map(g)> == dual(g) is missed by 1" in " ".join(shown.output.split())
-    assert "on 1x1" in shown.output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--norm", "Spectrul()"), "name 'Spectrul' is not defined"),
-        (("--norm", "Stiefel()"), "is no norm; write for example 'RMSToRMS()'"),
-        (("--norm", "RMSToRMS()", "--shape", "64"), "a shape is written like 64x32"),
-        (
-            ("--norm", "RMSToRMS()", "--manifold", "Stiefel()", "--shape", "3x5"),
-            "transpose",
-        ),
-    ],
-)
-def test_verify_refuses_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:
-    shown = modula("verify", *arguments)
-    assert shown.exit_code == 2
-    assert words in " ".join(shown.output.split())

@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,17 @@ from torch.optim import lr_scheduler
 
 import modula
 from modula import NonFiniteGradient, SteepestDescent
-from modula.manifolds import Oblique, Sphere, Stiefel
+from modula.duality import Setting
+from modula.manifolds import (
+    Implicit,
+    Isospectral,
+    NormBall,
+    Oblique,
+    SpectralBall,
+    SpectralBand,
+    Sphere,
+    Stiefel,
+)
 from modula.norms import RMS, Columns, Frobenius, RMSToRMS, Rows
 from modula.recipes import RECIPES
 
@@ -253,6 +264,10 @@ def test_grad_scaler_and_half_precision_weights() -> None:
         (Rows(RMS()), Oblique("rows")),
         (Columns(RMS()), Oblique("columns")),
         (Frobenius(), Stiefel()),
+        (RMSToRMS(), SpectralBall(0.5)),
+        (RMSToRMS(), SpectralBand(0.5, 1.0)),
+        (Frobenius(), NormBall(Frobenius(), 0.5)),
+        (Frobenius(), Isospectral((3.0, 2.0, 1.0, 0.5))),
     ],
     ids=str,
 )
@@ -263,8 +278,8 @@ def test_weights_start_and_stay_on_their_manifold(
     net = modula.declare(nn.Linear(5, 9, bias=False), {"weight": modula.Geometry(norm, manifold)})
     with caplog.at_level(logging.WARNING):
         optimizer = SteepestDescent(net, lr=0.1)
-    assert "weight was" in caplog.text
-    assert "projected" in caplog.text
+    (line,) = caplog.messages
+    assert re.fullmatch(r"weight was \d.* off .*: projected", line)
     losses = []
     target = manifold.sample((9, 5))
     for _ in range(50):
@@ -275,6 +290,41 @@ def test_weights_start_and_stay_on_their_manifold(
         losses.append(loss.item())
         assert float(manifold.residual(net.weight.detach()).max()) < 1e-5
     assert losses[-1] < 0.8 * losses[0]
+
+
+def zero_of_a_square(w: Tensor) -> Tensor:
+    return w.square().sum()
+
+
+@pytest.mark.parametrize(
+    ("manifold", "words"),
+    [
+        (Implicit(zero_of_a_square), "the Jacobian of .* is rank-deficient"),
+        (Stiefel(), "transpose the weight"),
+        (Isospectral((3.0, 2.0, 1.0, 0.5)), "give that many, or fewer"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_derived_leaves_every_weight_as_it_was(manifold: Any, words: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5, bias=False), nn.Linear(5, 3, bias=False))
+    before = [weight.detach().clone() for weight in net.parameters()]
+    good = modula.duality.Declaration(Setting(Frobenius(), Sphere(ndim=2)))
+    bad = modula.duality.Declaration(Setting(Frobenius(), manifold))
+    groups = [modula.Group({"0.weight": good}), modula.Group({"1.weight": bad})]
+    with pytest.raises(ValueError, match=words) as error:
+        SteepestDescent(net, groups=groups)
+    assert "\n" not in str(error.value)
+    for weight, was in zip(net.parameters(), before, strict=True):
+        assert torch.equal(weight, was)
+    only = nn.ModuleList([net[0]])
+    optimizer = SteepestDescent(only, groups=[modula.Group({"0.weight": good})])
+    with pytest.raises(ValueError, match=words):
+        optimizer.add_param_group({"params": [("1.weight", net[1].weight)], "declarations": [bad]})
+    assert len(optimizer.param_groups) == 1
+    assert torch.equal(net[1].weight, before[1])
+    optimizer.add_param_group({"params": [("1.weight", net[1].weight)], "declarations": [good]})
+    assert Sphere(ndim=2).residual(net[1].weight.detach()) < 1e-6
 
 
 def test_a_param_group_without_declarations_is_refused() -> None:

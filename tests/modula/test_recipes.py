@@ -6,40 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from runs import Make, assert_same_run
 from torch import Tensor, nn
 
 import modula
 from modula.kernels.polynomials import JORDAN, YOU6
 from modula.recipes import RECIPES
-
-Make = Callable[[nn.Module], torch.optim.Optimizer]
-
-
-def trained(
-    make: Make, steps: int, *, bias: bool, dtype: torch.dtype = torch.float64
-) -> list[Tensor]:
-    """The weights of a small network after `steps` steps on a fixed stream of batches."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 12, bias=bias), nn.Tanh(), nn.Linear(12, 3, bias=bias)).to(
-        dtype
-    )
-    optimizer = make(net)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
-        x = torch.randn(16, 6, generator=generator, dtype=dtype)
-        loss = (net(x) - x[:, :3].sin()).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return [weight.detach() for weight in net.parameters()]
-
-
-def assert_same_run(
-    ours: Make, theirs: Make, *, steps: int = 1000, bias: bool = True, **tolerance: float
-) -> None:
-    runs = [trained(make, steps, bias=bias) for make in (ours, theirs)]
-    for mine, other in zip(*runs, strict=True):
-        torch.testing.assert_close(mine, other, **tolerance)
 
 
 def test_adamw_is_torchs_adamw_for_1000_steps() -> None:

@@ -1,0 +1,84 @@
+"""How far weights stray from their manifolds in 10,000 steps.
+
+python benchmarks/drift.py [--steps 10000] [--recipes hypersphere,oblique]
+
+Every step follows a fresh normal gradient with momentum, at lr 0.02.  The residual is the
+manifold's own, relative to its size: for orthonormal columns || W^T W / r^2 - I ||_F.
+Writes benchmarks/results/drift.md, unless --recipes is given.
+"""
+
+import argparse
+import io
+import logging
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import modula
+from modula import manifolds, recipes
+
+RESULTS = Path(__file__).parent / "results" / "drift.md"
+RECIPES = ("hypersphere", "oblique", "manifold_muon", "unit_condition", "spectral_sphere")
+SHAPES = ((12, 8), (9, 8), (8, 8), (6, 16))
+ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+EVERY = 50  # steps between two looks at the residual
+
+
+def residuals(recipe: str, shape: tuple[int, int], dtype: torch.dtype, steps: int) -> list[float]:
+    """The residual of one weight, every so many steps."""
+    torch.manual_seed(0)
+    model = nn.Linear(shape[1], shape[0], bias=False, dtype=dtype)
+    optimizer = getattr(recipes, recipe)(model, lr=0.02)
+    manifold = eval(optimizer.plan["weight"].manifold, vars(manifolds))  # it prints as the call
+    found = []
+    for step in range(1, steps + 1):
+        model.weight.grad = torch.randn(shape).to(dtype)
+        optimizer.step()
+        if step % EVERY == 0:
+            found.append(float(manifold.residual(model.weight.detach().double())))
+    return found
+
+
+def drift_table(names: tuple[str, ...], steps: int) -> Table:
+    table = Table(title=f"residual in {steps} steps")
+    for column in ("recipe", "dtype", "shape", "last", "worst", "allowed", "ms a step"):
+        table.add_column(column, justify="left" if column in "recipe dtype" else "right")
+    for name in names:
+        for dtype, allowed in ALLOWED.items():
+            for shape in SHAPES:
+                start = time.perf_counter()
+                found = residuals(name, shape, dtype, steps)
+                each = 1e3 * (time.perf_counter() - start) / steps
+                kind = str(dtype).removeprefix("torch.")
+                cells = (f"{found[-1]:.1e}", f"{max(found):.1e}", f"{allowed:.0e}", f"{each:.2f}")
+                table.add_row(name, kind, f"{shape[0]}x{shape[1]}", *cells)
+                print(name, kind, shape, *cells, flush=True)
+        table.add_section()
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--recipes", default="", help="some of: " + ", ".join(RECIPES))
+    arguments = parser.parse_args()
+    logging.getLogger("modula").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    chosen = tuple(each for each in arguments.recipes.split(",") if each)
+    text = io.StringIO()
+    console = Console(file=text, width=100)
+    console.print(f"{date.today()}; torch {torch.__version__}; modula {modula.__version__}")
+    console.print(drift_table(chosen or RECIPES, arguments.steps))
+    print(text.getvalue())
+    if not chosen:
+        intro = "What `python benchmarks/drift.py` printed (the script says what is measured)."
+        RESULTS.write_text(f"# Drift\n\n{intro}\n\n```text\n{text.getvalue()}```\n")
+
+
+if __name__ == "__main__":
+    main()

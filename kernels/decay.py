@@ -1,0 +1,54 @@
+"""Weight decay in its several places, entry by entry."""
+
+from torch import Tensor
+
+from modula.kernels.op import Locality, Op, elementwise_cost
+
+Tensors = list[Tensor]
+
+
+def add_decay_plain(x: Tensor, weight: Tensor, *, rate: float, scale: float = 1.0) -> Tensor:
+    """x + scale rate weight"""
+    return x + (scale * rate) * weight
+
+
+def add_decay_foreach(xs: Tensors, weights: Tensors, *, rate: float, scale: list[float]) -> Tensors:
+    """add_decay_plain over lists."""
+    return [x + (s * rate) * w for x, w, s in zip(xs, weights, scale, strict=True)]
+
+
+def cautious_decay_plain(
+    weight: Tensor, direction: Tensor, lr: Tensor, *, rate: float, scale: float = 1.0
+) -> Tensor:
+    """(1 - lr scale rate) weight where weight * direction > 0, weight elsewhere.
+
+    There the step shortens the weight anyway.  Where either is zero nothing decays, so that an
+    entry without gradient stays.
+    """
+    return weight.where(weight * direction <= 0, weight * (1 - lr * (scale * rate)))
+
+
+def cautious_decay_foreach_(
+    weights: Tensors, directions: Tensors, lr: Tensor, *, rate: float, scale: list[float]
+) -> Tensors:
+    """cautious_decay_plain over lists; overwrites the weights."""
+    for weight, direction, s in zip(weights, directions, scale, strict=True):
+        weight.copy_(cautious_decay_plain(weight, direction, lr, rate=rate, scale=s))
+    return weights
+
+
+add_decay = Op(
+    "add_decay",
+    add_decay_plain,
+    elementwise_cost(2, 3),
+    Locality.ELEMENTWISE,
+    foreach=add_decay_foreach,
+)
+cautious_decay = Op(
+    "cautious_decay",
+    cautious_decay_plain,
+    elementwise_cost(3, 3),
+    Locality.ELEMENTWISE,
+    foreach=cautious_decay_foreach_,
+    writes_first=True,
+)

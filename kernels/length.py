@@ -1,0 +1,47 @@
+"""The length of each weight of a stack, and tensors brought to a given one."""
+
+import torch
+from torch import Tensor
+
+from modula.kernels.op import Op, elementwise_cost
+
+
+def length_plain(x: Tensor, *, ndim: int) -> Tensor:
+    """||x||_2 over the last ndim dims, which stay as ones: (..., *weight) -> (..., 1, ..., 1)"""
+    # Summed in float64: squares of float32 entries below 1e-19 or above 1e19 leave float32's range.
+    return torch.linalg.vector_norm(
+        x, dim=tuple(range(-ndim, 0)), keepdim=True, dtype=torch.float64
+    )
+
+
+def at_length_plain(x: Tensor, length: Tensor, *, ndim: int) -> Tensor:
+    """length x / ||x||_2 over the last ndim dims; zero stays zero."""
+    own = length_plain(x, ndim=ndim)
+    return torch.where(own > 0, x * (length / own), 0.0).to(x.dtype)
+
+
+def limit_length_plain(x: Tensor, *, limit: float, ndim: int) -> Tensor:
+    """min(1, limit / ||x||_2) x over the last ndim dims."""
+    own = length_plain(x, ndim=ndim)
+    return torch.where(own > limit, x * (limit / own), x).to(x.dtype)
+
+
+def average_row_square_plain(moment: Tensor, x: Tensor, *, beta: float) -> Tensor:
+    """beta moment + (1 - beta) v,  v: mean square of each row of x
+
+    moment: (..., rows), x: (..., rows, *others)
+    """
+    return beta * moment + (1 - beta) * x.square().flatten(moment.ndim).mean(-1)
+
+
+def over_root_plain(x: Tensor, moment: Tensor) -> Tensor:
+    """x / sqrt(moment), where moment may lack the last dims of x; zero over zero is zero."""
+    root = moment.sqrt()[(..., *(None,) * (x.ndim - moment.ndim))]
+    return torch.where(root > 0, x / root, 0.0)
+
+
+length = Op("length", length_plain, elementwise_cost(2, 1))
+at_length = Op("at_length", at_length_plain, elementwise_cost(3, 3))
+limit_length = Op("limit_length", limit_length_plain, elementwise_cost(3, 3))
+average_row_square = Op("average_row_square", average_row_square_plain, elementwise_cost(2, 1))
+over_root = Op("over_root", over_root_plain, elementwise_cost(1, 2))

@@ -1,0 +1,111 @@
+"""Matrices with given singular values."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.manifolds.base import Manifold, in_working_dtype
+from modula.manifolds.region import slack
+from modula.manifolds.rotations import Rotations
+from modula.manifolds.singular import check_entries, scaled_svd
+
+
+@dataclass(frozen=True, repr=False)
+class Isospectral(Manifold):
+    r"""{ R W0 P^T : R, P orthogonal },  W: (..., out, in): all with the singular values of W0.
+
+        tangent at W: Omega_L W + W Omega_R,  Omega_L and Omega_R skew
+        to_tangent(W, V) = V - (1 - P_L) V (1 - P_R) - sum_g U_g sym(U_g^T V V_g) V_g^T
+
+    over the groups g of equal singular values > 0; P_L = U U^T and P_R project on their vectors.
+
+    spectrum   the singular values, falling; those left out are 0.  Without one, a weight keeps the
+               singular values that it has: every matrix is on a manifold of its own
+    rotations  how steps are taken: None along tangents, in a norm of W, and back by
+               retract(W, V) = the point nearest to W + V; else by rotating rows and columns, in a
+               norm of the rotations (POET)
+
+    >>> Isospectral((2.0,)).project(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    tensor([[2., 0.],
+            [0., 0.]])
+    >>> Isospectral().retract(torch.eye(2), torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
+    tensor([[ 0.7071,  0.7071],
+            [-0.7071,  0.7071]])
+
+    Source: Qiu et al. 2025, arXiv:2506.08001 (POET); Helmke and Moore 1994, Optimization and
+    Dynamical Systems, chapter 3, for the manifold.
+    """
+
+    spectrum: tuple[float, ...] | None = None
+    rotations: Rotations | None = None
+
+    def __post_init__(self) -> None:
+        if self.spectrum is None:
+            return
+        falling = sorted(self.spectrum, reverse=True)
+        fits = falling and 0 < falling[0] < float("inf") and falling[-1] >= 0
+        if not fits or list(self.spectrum) != falling:
+            raise ValueError(
+                f"Isospectral needs finite singular values in falling order, the first above 0, "
+                f"got {self.spectrum}: torch.linalg.svdvals gives them so"
+            )
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Frobenius distance, relative to the norm of the spectrum; 0 without one"""
+        (point,) = in_working_dtype(x)
+        if self.spectrum is None:
+            return point.new_zeros(x.shape[:-2])
+        s = scaled_svd(point)[1]
+        values = self._values(s)
+        off, size = (torch.linalg.vector_norm(y, dim=-1) for y in (s - values, values))
+        return off / size
+
+    def project(self, x: Tensor) -> Tensor:
+        self.check_shape(x.shape)
+        return x if self.spectrum is None else self.retract(x, torch.zeros_like(x))
+
+    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        point, vector = in_working_dtype(x, v)
+        u, s, vh = scaled_svd(point)
+        s = self._values(s)
+        near = slack(x.dtype, s.dtype) * s[..., :1]
+        present = s > near
+        u, vh = u * present[..., None, :], vh * present[..., :, None]
+        equal = (s[..., :, None] - s[..., None, :]).abs() <= near[..., None]
+        left, inner = u @ (u.mT @ vector), u.mT @ vector @ vh.mT
+        nowhere = vector - left - (vector - left) @ vh.mT @ vh
+        stretch = (inner + inner.mT) / 2 * equal
+        return (vector - nowhere - u @ stretch @ vh).to(v.dtype)
+
+    def retract(self, x: Tensor, v: Tensor) -> Tensor:
+        point, vector = in_working_dtype(x, v)
+        values = self._values(scaled_svd(point)[1])
+        u, _, vh = scaled_svd(point + vector)
+        return ((u * values[..., None, :]) @ vh).to(x.dtype)
+
+    def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
+        """Singular vectors uniform (Haar); without a spectrum, a standard normal matrix."""
+        return self.project(torch.randn(shape, dtype=dtype))
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        super().check_shape(shape)
+        check_entries(str(self), shape)
+        rank = min(shape[-2:])
+        if self.spectrum is not None and len(self.spectrum) > rank:
+            raise ValueError(
+                f"{self} has no point of shape {tuple(shape)}, whose matrices have {rank} singular "
+                f"values: give that many, or fewer"
+            )
+
+    def _values(self, s: Tensor) -> Tensor:
+        """The declared singular values, in the place of those found; these, if none are."""
+        if self.spectrum is None:
+            return s
+        values = s.new_zeros(s.shape[-1])
+        values[: len(self.spectrum)] = s.new_tensor(self.spectrum)
+        return values.expand(s.shape)

@@ -1,0 +1,28 @@
+"""Sets with an inside: a weight may go anywhere but out."""
+
+import torch
+
+from modula.manifolds.base import Manifold
+
+
+class Region(Manifold):
+    r"""A closed set with interior points.
+
+    Inside, every vector is tangent.  At the boundary the vectors that stay form a convex cone K(x),
+    and to_tangent is not linear any more:
+
+        to_tangent(x, v) = the vector of K(x) nearest to v
+
+    Laws, for p = to_tangent(x, v), in place of those of a tangent space:
+        <v - p, p> == 0,  and  <v - p, u> <= 0 for every u in K(x)
+        to_tangent(x, c v) == c p for every c >= 0
+    The points of a region are its own projections, and retract(x, v) = project(x + v).
+
+    Source: Moreau 1962, Decomposition orthogonale d'un espace hilbertien selon deux cones
+    mutuellement polaires.
+    """
+
+
+def slack(stored: torch.dtype, computed: torch.dtype) -> float:
+    """How far from a bound, relative to it, a weight that stands at the bound may seem to be."""
+    return max(torch.finfo(stored).eps, torch.finfo(computed).eps ** 0.5)

@@ -1,0 +1,127 @@
+"""Matrices whose singular values stay below a bound, or between two."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modula.manifolds.base import check_radius, in_working_dtype
+from modula.manifolds.region import Region, slack
+from modula.manifolds.singular import check_entries, scaled_svd
+
+
+class SingularValuesBetween(Region):
+    r"""{ W : low <= sigma_i <= high for every i },  W: (..., out, in) of any aspect.
+
+        project(W) = U clip(S, low, high) V^T   of   W = U S V^T
+        K(W) = { A : sym(U_h^T A V_h) <= 0,  sym(U_l^T A V_l) >= 0 }, as quadratic forms, where
+               U_h, V_h (U_l, V_l) are the singular vectors of the values at the upper (lower) bound
+        to_tangent(W, A) = A - U_h sym(U_h^T A V_h)_+ V_h^T - U_l sym(U_l^T A V_l)_- V_l^T
+
+    A value counts as at the bound from a rounding of the weight's precision away.
+
+    Source: the derivatives of a group of equal singular values, Lewis and Sendov 2005, Nonsmooth
+    analysis of singular values I and II.
+    """
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest singular value allowed."""
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Frobenius distance to the set, in upper bounds."""
+        (point,) = in_working_dtype(x)
+        s = scaled_svd(point)[1]
+        return torch.linalg.vector_norm(s - s.clamp(*self.bounds), dim=-1) / self.bounds[1]
+
+    def project(self, x: Tensor) -> Tensor:
+        self.check_shape(x.shape)
+        (point,) = in_working_dtype(x)
+        u, s, vh = scaled_svd(point)
+        return ((u * s.clamp(*self.bounds)[..., None, :]) @ vh).to(x.dtype)
+
+    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        point, vector = in_working_dtype(x, v)
+        u, s, vh = scaled_svd(point)
+        low, high = self.bounds
+        near = slack(x.dtype, s.dtype)
+        inner = u.mT @ vector @ vh.mT
+        growth = (inner + inner.mT) / 2
+        outwards = _positive_part(growth, s >= high * (1 - near))
+        if low > 0:
+            outwards = outwards - _positive_part(-growth, s <= low * (1 + near))
+        return (vector - u @ outwards @ vh).to(v.dtype)
+
+    def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
+        """Singular vectors uniform (Haar), singular values uniform between the bounds."""
+        self.check_shape(shape)
+        u, s, vh = torch.linalg.svd(torch.randn(shape, dtype=dtype), full_matrices=False)
+        low, high = self.bounds
+        return (u * (low + (high - low) * torch.rand_like(s))[..., None, :]) @ vh
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        super().check_shape(shape)
+        check_entries(str(self), shape)
+
+
+@dataclass(frozen=True, repr=False)
+class SpectralBall(SingularValuesBetween):
+    r"""{ W : sigma_max(W) <= radius }.
+
+    >>> SpectralBall().project(torch.tensor([[3.0, 0.0], [0.0, 0.5]]))
+    tensor([[1.0000, 0.0000],
+            [0.0000, 0.5000]])
+
+    Source: Lewis and Sendov 2005, Nonsmooth analysis of singular values I and II.
+    """
+
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_radius("SpectralBall", self.radius)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, self.radius
+
+
+@dataclass(frozen=True, repr=False)
+class SpectralBand(SingularValuesBetween):
+    r"""{ W : low <= sigma_i(W) <= high }: no direction is stretched or forgotten too much.
+
+    Not convex: where several singular values vanish, several points are equally near, and the
+    SVD's completion of the singular vectors decides.
+
+    >>> SpectralBand(1.0, 2.0).project(torch.tensor([[3.0, 0.0], [0.0, 0.5]]))
+    tensor([[2., 0.],
+            [0., 1.]])
+
+    Source: Lewis and Sendov 2005, Nonsmooth analysis of singular values I and II.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < float("inf"):
+            raise ValueError(
+                f"SpectralBand needs 0 < low < high, got {self.low} and {self.high}: without a "
+                f"lower bound it is SpectralBall(high), with equal ones Stiefel(high)"
+            )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+
+def _positive_part(form: Tensor, at_bound: Tensor) -> Tensor:
+    """The positive semidefinite part of the block of a symmetric form that is at the bound."""
+    block = form * (at_bound[..., :, None] & at_bound[..., None, :])
+    values, basis = torch.linalg.eigh(block)
+    return (basis * values.clamp(min=0)[..., None, :]) @ basis.mT

@@ -1,0 +1,142 @@
+"""Recipes under a Kronecker metric that is kept by multiplications: PSGD, IF-Shampoo, SINGD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from modula.duality import Behind, HeavyBall
+from modula.norms.inverse_free import SINGD, InverseFree
+from modula.norms.psgd import EQ, PSGD
+from modula.optimizer import SteepestDescent
+from modula.recipes.kronecker import preconditioned
+
+
+def psgd_pro(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    momentum: float = 0.9,
+    rate: float = 0.1,
+    last_rate: float = 0.01,
+    every: int = 2,
+    damping: float = 1e-6,
+    max_dim: int = 2048,
+    statistic: str = "gradient",
+    **options: Any,
+) -> SteepestDescent:
+    """PSGD with the PRO fit on hidden matrices, AdamW on all other weights.
+
+        W = P_1 G P_2,   Q_1 <- Q_1 - mu / L_1 (W W^T / n - I) Q_1,   Q_2 likewise
+        w <- (1 - lr weight_decay) w - lr P_1 m P_2        P_i = Q_i^T Q_i, m: average of G
+
+    KL-Shampoo's metric by matrix products alone, which half precision survives.
+
+    rate, last_rate  mu at first and at last, as it falls with the root of the updates
+    every            steps from one update of Q to the next, the weights of a network in turn
+    statistic        "gradient", whose whitening gives a direction with entries of an RMS near
+                     sqrt((1 - momentum)/(1 + momentum)), or "query": the average itself is
+                     whitened, to an RMS of 1, and wants a smaller lr by that factor
+
+    Source: Li, github.com/lixilinx/psgd_torch.
+    """
+    metric = PSGD(
+        rate=rate,
+        last_rate=last_rate,
+        every=every,
+        damping=damping,
+        max_dim=max_dim,
+        statistic=statistic,
+    )
+    return preconditioned(model, lr, metric, momentum, options)
+
+
+def psgd(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    momentum: float = 0.9,
+    rate: float = 0.1,
+    last_rate: float = 0.01,
+    every: int = 2,
+    damping: float = 1e-6,
+    max_dim: int = 2048,
+    statistic: str = "gradient",
+    **options: Any,
+) -> SteepestDescent:
+    """PSGD Kron, the original with triangular factors, on hidden matrices; AdamW on the others.
+
+    Options as for psgd_pro, which costs less: this one needs triangular solves.
+
+    Source: Li 2015, arXiv:1512.04202.
+    """
+    metric = PSGD(
+        solver=EQ(),
+        rate=rate,
+        last_rate=last_rate,
+        every=every,
+        damping=damping,
+        max_dim=max_dim,
+        statistic=statistic,
+    )
+    return preconditioned(model, lr, metric, momentum, options)
+
+
+def if_shampoo(
+    model: nn.Module,
+    lr: float = 1e-3,
+    *,
+    momentum: float = 0.9,
+    rate: float = 0.05,
+    metric_momentum: float = 0.5,
+    damping: float = 1e-3,
+    batch_size: float = 1.0,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """IF-Shampoo on hidden matrices, AdamW on all other weights: no roots, no inverses.
+
+        X = K^T G C,   K <- K (I - rate / 2 (batch_size X X^T / n + ... - I)),   C likewise
+        v <- momentum v + K K^T G C C^T,   w <- (1 - lr weight_decay) w - lr v
+
+    A power of one has units: damping and lr depend on the size of the loss, and `batch_size` has
+    to be the B of its mean for them to be the same at another B.
+
+    Source: Lin et al. 2024, arXiv:2402.03496.
+    """
+    metric = InverseFree(
+        rate=rate,
+        momentum=metric_momentum,
+        damping=damping,
+        batch_size=batch_size,
+        max_dim=max_dim,
+    )
+    return preconditioned(model, lr, metric, Behind(HeavyBall(momentum)), options)
+
+
+def singd(
+    model: nn.Module,
+    lr: float = 1e-3,
+    *,
+    momentum: float = 0.9,
+    rate: float = 0.01,
+    metric_momentum: float = 0.5,
+    damping: float = 1e-3,
+    cross: bool = True,
+    max_dim: int = 4096,
+    **options: Any,
+) -> SteepestDescent:
+    """SINGD on hidden matrices, AdamW on all other weights: K-FAC without inverses.
+
+        S = E[e e^T] x E[x x^T] for a layer y = W x and the gradients e of its outputs
+        v <- momentum v + S^-1 G,   w <- (1 - lr weight_decay) w - lr v
+
+    cross=False is IKFAC, K-FAC's own averages; metric_momentum=0 belongs to it.
+
+    Source: Lin et al. 2024, arXiv:2312.05705.
+    """
+    metric = SINGD(
+        rate=rate, momentum=metric_momentum, damping=damping, cross=cross, max_dim=max_dim
+    )
+    return preconditioned(model, lr, metric, Behind(HeavyBall(momentum)), options)

@@ -1,0 +1,74 @@
+"""Bases that follow a factor, and second moments that follow the bases."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from modula.kernels.eigenbasis import carried, next_basis, off_diagonal
+from modula.kernels.polar import exact_polar
+from strategies import seeds
+
+DTYPE = torch.float64
+OLD, YOUNG = torch.tensor([50.0]), torch.tensor([1.0])
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+def factor(n: int, seed: int = 0) -> Tensor:
+    values = torch.logspace(0, -3, n, dtype=DTYPE)
+    return (basis(n, seed) * values) @ basis(n, seed).mT
+
+
+def basis(n: int, seed: int) -> Tensor:
+    return torch.linalg.qr(draw(n, n, seed=seed))[0]
+
+
+def renewed(s: Tensor, q: Tensor, step: Tensor = OLD, tolerance: float = 0.0) -> Tensor:
+    return next_basis(s[None], q[None], step, young=10, tolerance=tolerance)[0]
+
+
+def test_at_first_it_is_the_eigenbasis_and_later_it_comes_nearer() -> None:
+    s, q = factor(6), basis(6, 5)
+    assert off_diagonal(s, renewed(s, q, YOUNG)) < 1e-12
+    ratios = [float(off_diagonal(s, q))]
+    for _ in range(60):
+        q = renewed(s, q)
+        ratios.append(float(off_diagonal(s, q)))
+        assert_close(q.mT @ q, torch.eye(6, dtype=DTYPE))
+    assert ratios[-1] < 1e-8 < ratios[0]
+
+
+def test_a_polar_factor_would_not_move_the_basis() -> None:
+    """O28: S Q = Q (Q^T S Q), whose polar factor is Q; so qr is used."""
+    s, q = factor(5), basis(5, 3)
+    assert_close(exact_polar(s @ q), q)
+    assert (renewed(s, q) - q).abs().max() > 0.1
+
+
+def test_bases_stay_where_nothing_can_be_said_or_nothing_has_to() -> None:
+    s, q = factor(4), basis(4, 2)
+    for bad in (0 * s, s * float("nan"), s * float("inf")):
+        for step in (OLD, YOUNG):
+            assert torch.equal(renewed(bad, q, step), q)
+    ratio = float(off_diagonal(s, q))
+    assert torch.equal(renewed(s, q, tolerance=1.01 * ratio), q)
+    assert not torch.equal(renewed(s, q, tolerance=0.99 * ratio), q)
+
+
+@given(seed=seeds(), blocks=st.integers(1, 3))
+def test_second_moments_turn_by_squares(seed: int, blocks: int) -> None:
+    """O27: the diagonal of the turned covariance; the sum is kept and nothing is negative."""
+    square = draw(blocks, 3, 4, seed=seed % 2**30).square()
+    olds, news = ([basis(n, seed % 2**20 + k + n) for n in (3, 4)] for k in (0, 50))
+    found = carried(square, olds[0], news[0], olds[1], news[1], dims=(-2, -1), ndim=2)
+    turns = [old.mT @ new for old, new in zip(olds, news, strict=True)]
+    for before, after in zip(square, found, strict=True):
+        turn = torch.kron(turns[0], turns[1])
+        whole = turn.mT @ torch.diag(before.flatten()) @ turn
+        assert_close(after.flatten(), whole.diagonal())
+        assert_close(after.sum(), before.sum())
+    assert (found >= 0).all()

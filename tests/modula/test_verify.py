@@ -1,0 +1,113 @@
+"""modula verify, as a person uses it: certificates with marks, broken laws, refusals."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from modula import verify
+from modula.cli import app
+from modula.laws import broken_laws, manifold_laws, norm_laws
+from modula.manifolds import Manifold, Sphere
+from modula.norms import Frobenius, Norm
+
+
+def modula(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def test_verify_certifies_every_pair_and_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "SHAPES", ((7, 4),))
+    passed = modula("verify")
+    assert passed.exit_code == 0, passed.stdout
+    assert "Stiefel()" in passed.stdout and "FAIL" not in passed.stdout
+    assert passed.stdout.count("exact") > 20
+    assert modula("verify", "--tolerance", "-1").exit_code == 1
+
+
+def test_verify_tries_one_pair_on_every_kind_of_gradient() -> None:
+    shown = modula(
+        "verify", "--norm", "Rows(L2())", "--manifold", "Oblique('rows')", "--shape", "5x4"
+    )
+    assert shown.exit_code == 0
+    for word in ("Gaussian", "low rank", "ill-conditioned", "tiny", "huge", "zero", "bfloat16"):
+        assert word in shown.output
+
+
+def test_verify_tells_which_law_a_norm_of_ones_own_breaks(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from modula.norms import L2\n"
+        "@dataclass(frozen=True, repr=False)\n"
+        "class Half(L2):\n"
+        "    def dual(self, g):\n"
+        "        return super().dual(g) / 2\n"
+    )
+    shown = modula("verify", "--norm", f"{tmp_path}/mine.py:Half(2)", "--shape", "4x3")
+    assert shown.exit_code == 1
+    said = " ".join(shown.output.split())
+    assert "<g, duality_map(g)> == dual(g) is missed by 1, for example on 1x1 g = [[" in said
+
+
+def test_verify_tells_which_law_a_manifold_of_ones_own_breaks(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from modula.manifolds import Stiefel\n"
+        "@dataclass(frozen=True, repr=False)\n"
+        "class Narrow(Stiefel):\n"
+        "    def to_tangent(self, x, v):\n"
+        "        return v - x @ (x.mT @ v)\n"
+    )
+    shown = modula("verify", "--manifold", f"{tmp_path}/mine.py:Narrow()", "--shape", "64x32")
+    assert shown.exit_code == 1
+    said = " ".join(shown.output.split())
+    assert "to_tangent keeps what leads along the manifold is missed by" in said
+    assert "for example on 2x2 x = [[" in said
+    assert "residual" not in said  # the other laws hold
+
+
+def test_verify_all_tries_a_norm_on_every_manifold_in_every_precision() -> None:
+    shown = modula("verify", "--norm", "RMS()", "--all", "--shape", "5x4")
+    assert shown.exit_code == 0, shown.output
+    assert "RMS()" in shown.output and "Rows" not in shown.output
+    for word in ("Euclidean()", "Stiefel()", "bfloat16", "huge"):
+        assert word in shown.output
+    assert "SPD" not in shown.output  # which has square points only
+
+
+def test_verify_shows_what_a_direction_and_its_proof_cost() -> None:
+    shown = modula("verify", "--norm", "Frobenius()", "--manifold", "Sphere(ndim=2)")
+    assert "MFLOPs" in shown.output and "proof ms" in shown.output
+    (row,) = verify.verify([Frobenius()], [Sphere(ndim=2)], [(64, 32)])
+    assert f"{row.cost.flops / 1e6:.3g}" in shown.output
+    assert row.certificate.seconds > 0
+
+
+@pytest.mark.parametrize("norm", verify.NORMS, ids=str)
+def test_no_norm_of_ours_breaks_a_law(norm: Norm) -> None:
+    assert list(broken_laws(norm_laws(norm), (3, 2))) == []
+
+
+@pytest.mark.parametrize("manifold", verify.MANIFOLDS, ids=str)
+def test_no_manifold_of_ours_breaks_a_law(manifold: Manifold) -> None:
+    assert list(broken_laws(manifold_laws(manifold), (3, 2))) == []
+    assert list(broken_laws(manifold_laws(manifold), (3, 3))) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--norm", "Spectrul()"), "name 'Spectrul' is not defined"),
+        (("--norm", "Stiefel()"), "is no norm; write for example 'RMSToRMS()'"),
+        (("--norm", "RMSToRMS()", "--shape", "64"), "a shape is written like 64x32"),
+        (("--manifold", "Stiefel()", "--shape", "3x5"), "no manifold here has points of shape"),
+        (
+            ("--norm", "RMSToRMS()", "--manifold", "Stiefel()", "--shape", "3x5"),
+            "transpose",
+        ),
+    ],
+)
+def test_verify_refuses_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:
+    shown = modula("verify", *arguments)
+    assert shown.exit_code == 2
+    assert words in " ".join(shown.output.split())

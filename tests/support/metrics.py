@@ -1,0 +1,55 @@
+"""One weight under a metric, run step by step in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modula.duality import Batch, Declaration, Program, Setting, Sharp, Unit, program_of
+from modula.norms import L2, Metric, Norm
+
+DTYPE = torch.float64
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+def program(
+    metric: Metric, shape: tuple[int, ...], norm: Norm | None = None, **how: Any
+) -> Program:
+    potential = how.pop("potential", Sharp() if norm is None else Unit())
+    setting = Setting(norm or L2(len(shape)), metric=metric, potential=potential, **how)
+    return program_of(Declaration(setting), shape)
+
+
+class Runner:
+    """One weight under a program; `step` gives the direction it moved along."""
+
+    def __init__(self, metric: Metric, shape: tuple[int, ...], **how: Any) -> None:
+        self.program = program(metric, shape, **how)
+        self.weight = torch.zeros(shape, dtype=DTYPE)
+        self.batch = Batch([self.program], [self.weight])
+
+    def step(self, gradient: Tensor, **statistics: Tensor) -> Tensor:
+        before = self.weight.clone()
+        self.batch.propose([gradient], {}, [statistics])
+        self.batch.update(torch.ones((), dtype=DTYPE), {})
+        return before - self.weight
+
+    def steps(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The direction of the last one."""
+        return [self.step(gradient) for gradient in gradients][-1]
+
+    def state(self, name: str) -> Tensor:
+        return self.batch.state[name].views[0]
+
+
+def kronecker_samples(rows: Tensor, columns: Tensor) -> Tensor:
+    """m n samples A e_i e_j^T B whose second moment is exactly A A^T x B^T B / (m n)."""
+    m, n = len(rows), len(columns)
+    units = torch.eye(m * n, dtype=DTYPE).reshape(m * n, m, n)
+    return rows @ units @ columns
