@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.duality.program import COUNTERS, NOISE, Line, Live, Program
+from modula.duality.program import COUNTERS, NOISE, Line, Live, Program, Slot
 from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
@@ -42,7 +42,8 @@ class Batch:
 
     def _new_state(self, name: str) -> Storage:
         if name in COUNTERS:
-            return Storage([torch.zeros(()) for _ in self.weights])
+            shapes: list[tuple[int, ...]] = [()] * len(self.weights)
+            return Storage.filled(Slot(()), shapes, torch.float32, torch.device("cpu"))
         first, slot = self.weights[0], self.program.slot(name)
         shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
         return Storage.filled(slot, shapes, state_dtype(first), first.device)

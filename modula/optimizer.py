@@ -331,8 +331,8 @@ class SteepestDescent(torch.optim.Optimizer):
             gradients = [None if g is None else -g for g in gradients]
         batch.propose(gradients, group, seen)
         if self._certification is not None and self._certification.is_due:
-            settings = [self._declarations[index][i].setting for i in positions]
-            self._certification.look(batch, settings, names)
+            declarations = [self._declarations[index][i] for i in positions]
+            self._certification.look(batch, declarations, names)
 
     def _gradients_are_usable(self) -> bool:
         named = [
