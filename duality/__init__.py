@@ -9,6 +9,7 @@ from modula.duality import (
     kronecker,
     layer,
     natural,
+    posterior,
     psgd,
     separable,
     tangent,
@@ -50,7 +51,16 @@ from modula.duality.scalers import (
 )
 
 # The rule files register themselves when imported.
-RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
+RULE_FILES = (
+    unconstrained,
+    tangent,
+    separable,
+    hyperplane,
+    general,
+    transposed,
+    natural,
+    posterior,
+)
 # So do the files that say how a metric is kept.
 METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, psgd)
 

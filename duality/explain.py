@@ -20,6 +20,7 @@ from modula.norms.kronecker import KL, DenseIfShortest, Flat, Kronecker, Sum, Tr
 from modula.norms.layer import LayerEigenvalues, LayerMoments
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
+from modula.norms.posterior import Posterior
 from modula.norms.psgd import EQ, PSGD
 from modula.norms.vector import L2, EuclideanLength, Max
 
@@ -119,6 +120,11 @@ def _(metric: Diagonal, decayed: bool) -> str:
     if not metric.memory.unbiased:
         return "RMSProp"
     return "AdamW" if decayed else "Adam"
+
+
+@_of_metric.register
+def _(metric: Posterior, decayed: bool) -> str:
+    return "IVON"
 
 
 @_of_metric.register

@@ -31,6 +31,7 @@ from modula.norms.layer import (
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
+from modula.norms.posterior import Posterior
 from modula.norms.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import KyFan, KyFanDual, Schatten, SingularValueNorm
@@ -46,6 +47,7 @@ from modula.norms.vector import (
 )
 
 __all__ = [
+    "Posterior",
     "Absolute",
     "Balanced",
     "Damping",

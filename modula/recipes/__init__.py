@@ -7,6 +7,7 @@ SteepestDescent.  RECIPES lists them by name.
 from collections.abc import Callable, Mapping
 
 from modula.optimizer import SteepestDescent
+from modula.recipes.bayesian import ivon
 from modula.recipes.constrained import (
     hypersphere,
     manifold_muon,
@@ -67,6 +68,7 @@ RECIPES: Mapping[str, Recipe] = {
         newton_muon,
         newton_muon_sandwich,
         sophia,
+        ivon,
         soap,
         kl_soap,
         eshampoo,
