@@ -157,7 +157,7 @@ def within(setting: Setting, shape: Shape) -> Derived:
     """
     potential = cast(Within, setting.potential)
     free = derive(replace(setting, potential=Sharp()), shape)
-    op = _project_op(potential.norm, potential.radius)
+    op = _project_op(potential.norm, potential.radius / free.scale)  # the step scales it back
     return replace(
         free,
         lines=(*free.lines, line("inside", op, free.direction)),

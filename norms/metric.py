@@ -119,7 +119,7 @@ class First(Metric):
 
 @dataclass(frozen=True, repr=False)
 class Diagonal(Metric):
-    """S = share diag E[g^2], an average: the Gaussian-KL projection of E[g g^T] on diagonals.
+    """S = batch diag E[g^2], an average: the Gaussian-KL projection of E[g g^T] on diagonals.
 
         ||w||^2 = sum of (S^p + floor) w^2        w, g: all entries of one weight
 

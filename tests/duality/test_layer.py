@@ -380,3 +380,14 @@ def test_a_metric_of_nothing_is_refused() -> None:
         LayerMoments(inputs="", outputs="")
     with pytest.raises(ValueError, match="every >= 1"):
         LayerEigenvalues(every=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_leave_ekfac_as_it_was(bad: float) -> None:
+    runner = Runner(LayerEigenvalues(every=1), (3, 4))
+    g, x, e = draw(3, 4), draw(7, 4), draw(7, 3, seed=1)
+    usual = runner.step(g, layer_inputs=x, output_gradients=e)
+    broken = x.index_fill(0, torch.tensor(2), bad)
+    assert_close(runner.step(g, layer_inputs=broken, output_gradients=e), usual)
+    assert runner.state("rejected") == 1
+    assert runner.state("seen") == 1
