@@ -13,6 +13,7 @@ from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
 CACHE_ENTRIES = 1 << 18
+HOST = torch.device("cpu")
 
 Rows = tuple[int, ...]
 Statistics = Mapping[str, Tensor]
@@ -41,9 +42,9 @@ class Batch:
         self._chosen: Rows = ()
 
     def _new_state(self, name: str) -> Storage:
-        if name in COUNTERS:
-            return Storage([torch.zeros(()) for _ in self.weights])
         first, slot = self.weights[0], self.program.slot(name)
+        if name in COUNTERS:
+            return Storage.filled(slot, [()] * len(self.weights), torch.float32, HOST)
         shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
         return Storage.filled(slot, shapes, state_dtype(first), first.device)
 
