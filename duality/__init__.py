@@ -7,7 +7,9 @@ from modula.duality import (
     hyperplane,
     inverse_free,
     kronecker,
+    layer,
     natural,
+    posterior,
     psgd,
     separable,
     tangent,
@@ -49,9 +51,18 @@ from modula.duality.scalers import (
 )
 
 # The rule files register themselves when imported.
-RULE_FILES = (unconstrained, tangent, separable, hyperplane, general, transposed, natural)
+RULE_FILES = (
+    unconstrained,
+    tangent,
+    separable,
+    hyperplane,
+    general,
+    transposed,
+    natural,
+    posterior,
+)
 # So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, psgd)
+METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, psgd)
 
 __all__ = [
     "METRIC_FILES",

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.duality.program import COUNTERS, NOISE, Line, Live, Program
+from modula.duality.program import COUNTERS, NOISE, Line, Live, Program, Slot
 from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
 CACHE_ENTRIES = 1 << 18
-HOST = torch.device("cpu")
 
 Rows = tuple[int, ...]
 Statistics = Mapping[str, Tensor]
@@ -42,9 +41,10 @@ class Batch:
         self._chosen: Rows = ()
 
     def _new_state(self, name: str) -> Storage:
-        first, slot = self.weights[0], self.program.slot(name)
         if name in COUNTERS:
-            return Storage.filled(slot, [()] * len(self.weights), torch.float32, HOST)
+            shapes: list[tuple[int, ...]] = [()] * len(self.weights)
+            return Storage.filled(Slot(()), shapes, torch.float32, torch.device("cpu"))
+        first, slot = self.weights[0], self.program.slot(name)
         shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
         return Storage.filled(slot, shapes, state_dtype(first), first.device)
 
@@ -82,6 +82,26 @@ class Batch:
         noises: list[Tensor] = self._listed(NOISE)
         self._env, self._rows = {}, {}
         return [n.to(w.dtype) for n, w in zip(noises, self.weights, strict=True)]
+
+    def expects(self) -> list[tuple[str, ...]]:
+        """The statistics that the next step reads, for each weight."""
+        lines = [
+            (each, {*each.reads}.intersection(self.program.statistics))
+            for each in self.program.lines
+        ]
+        return [
+            tuple(
+                name for each, names in lines if names and self._is_due(each, i) for name in names
+            )
+            for i in range(len(self.weights))
+        ]
+
+    def _is_due(self, each: Line, index: int) -> bool:
+        """Whether the turn of a weight comes with the next step."""
+        if each.every == 1:
+            return True
+        step = int(self.state["step"].views[index]) + 1
+        return each.is_due(step, int(self.turns[index] * each.every))
 
     def dual_norm(self) -> Tensor:
         """Sum over the weights of budget * ||query||_*, in float64: the batch's part of N*."""

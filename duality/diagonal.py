@@ -19,7 +19,7 @@ class PowerOfSquares:
     power: float
     floor: float
     share: float
-    batch: int = 1
+    batch: float = 1.0
 
     def __call__(self, *tensors: Tensor) -> LinearMap:
         (square,) = tensors

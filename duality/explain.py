@@ -3,7 +3,7 @@
 from functools import singledispatch
 
 from modula.duality.momentum import NoMomentum, QueryStore
-from modula.duality.potential import Clip, Sharp, ShortStep, Unit
+from modula.duality.potential import Clip, Sharp, ShortStep, Unit, Within
 from modula.duality.rules import Setting
 from modula.duality.scalers import EntryMoments, Graft, Hyperball, MatchRMS, RowMoments, Scaler
 from modula.manifolds.euclidean import Euclidean
@@ -17,8 +17,10 @@ from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import KL, DenseIfShortest, Flat, Kronecker, Sum, TraceScaled
+from modula.norms.layer import LayerEigenvalues, LayerMoments
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
+from modula.norms.posterior import Posterior
 from modula.norms.psgd import EQ, PSGD
 from modula.norms.vector import L2, EuclideanLength, Max
 
@@ -83,12 +85,23 @@ def _of_setting(setting: Setting, decayed: bool) -> str:
 
 
 def _under_metric(metric: Metric, norm: Norm, setting: Setting, decayed: bool) -> str:
+    muon = _newton_muon(metric, norm)
+    if muon:
+        return muon
     if isinstance(metric, First):
         name = _of_metric(metric.metric, decayed)
         return f"{name}-Muon" if isinstance(norm, Spectral) else f"{name}, then {norm}"
     name = _of_metric(metric, decayed)
-    plain = isinstance(norm, L2) and isinstance(setting.potential, Sharp)
+    plain = isinstance(norm, L2) and isinstance(setting.potential, Sharp | Within)
     return name if plain else f"{norm} in the coordinates of {name}"
+
+
+def _newton_muon(metric: Metric, norm: Norm) -> str:
+    """Muon with what a layer's inputs say: the polar factor behind the metric, or inside it."""
+    of = metric.metric if isinstance(metric, First) else metric
+    if not isinstance(of, LayerMoments) or of.outputs or not isinstance(norm, Spectral):
+        return ""
+    return "Newton-Muon" if isinstance(metric, First) else "Newton-Muon as a sandwich"
 
 
 @singledispatch
@@ -99,6 +112,8 @@ def _of_metric(metric: Metric, decayed: bool) -> str:
 
 @_of_metric.register
 def _(metric: Diagonal, decayed: bool) -> str:
+    if metric.statistic == "sampled_gradient" and metric.power == 1:
+        return "Sophia"
     if metric.memory.beta == 1:
         return "AdaGrad"
     if metric.power == 1 and metric.statistic == "gradient":
@@ -106,6 +121,23 @@ def _(metric: Diagonal, decayed: bool) -> str:
     if not metric.memory.unbiased:
         return "RMSProp"
     return "AdamW" if decayed else "Adam"
+
+
+@_of_metric.register
+def _(metric: Posterior, decayed: bool) -> str:
+    return "IVON"
+
+
+@_of_metric.register
+def _(metric: LayerMoments, decayed: bool) -> str:
+    name = "KFAC" if metric.inputs else "output KFAC"
+    name = name if metric.outputs else "FOOF"
+    return name if metric.power == 1 else f"{name} to the power {metric.power:g}"
+
+
+@_of_metric.register
+def _(metric: LayerEigenvalues, decayed: bool) -> str:
+    return "EKFAC" if metric.power == 1 else f"EKFAC to the power {metric.power:g}"
 
 
 @_of_metric.register

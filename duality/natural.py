@@ -131,13 +131,14 @@ def chain(setting: Setting, shape: Shape) -> Derived:
     composer = _Composer(found, metric, shape)
     inner = derive(replace(setting, metric=None), shape)
     momentum = setting.momentum.between()
-    names = {"query": momentum.query if momentum else "preconditioned"}
+    between = {"gradient": "preconditioned", "query": "followed"}
+    names = {"query": between.get(momentum.query, momentum.query) if momentum else "preconditioned"}
     average = momentum.lines() if momentum else ()
     return Derived(
         (
             *composer.observing(found.before),
             *composer.through("query", "preconditioned", "whitened"),
-            *(each.renamed({"gradient": "preconditioned"}) for each in average),
+            *(each.renamed(between) for each in average),
             *(each.renamed(names) for each in inner.lines),
             *composer.observing(found.after),
         ),

@@ -13,17 +13,16 @@ from modula.kernels.op import Cost, Locality, Op, Shape
 INPUTS = ("weight", "gradient", "lr")
 COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
-SAMPLED_GRADIENT = "sampled_gradient"  # of the loss at labels drawn from the network itself
-NOISE = "noise"  # by which the weight was moved when the gradient was taken
-STATISTICS = (
-    "input_moment",
-    "output_moment",
-    "layer_inputs",
-    "output_gradients",
-    "microbatch_gradients",
-    SAMPLED_GRADIENT,
-    NOISE,
+FROM_LAYERS = (
+    *("input_moment", "output_moment", "layer_inputs", "output_gradients"),
+    *("reduced_input_moment", "reduced_output_moment"),
+    *("reduced_layer_inputs", "reduced_output_gradients"),
 )
+SAMPLED_GRADIENT = "sampled_gradient"
+# At labels drawn from the network itself: the Fisher; the training loss has an empirical one.
+SAMPLED = (SAMPLED_GRADIENT, *(f"sampled_{name}" for name in FROM_LAYERS))
+NOISE = "noise"  # by which the weight was moved when the gradient was taken
+STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, NOISE)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,16 @@ def average_foreach_(states: Tensors, xs: Tensors, *, beta: float) -> Tensors:
     return states
 
 
+def times_plain(x: Tensor, *, factor: float) -> Tensor:
+    """factor x"""
+    return factor * x
+
+
+def times_foreach(xs: Tensors, *, factor: float) -> Tensors:
+    """times_plain over lists."""
+    return list(torch._foreach_mul(xs, factor))
+
+
 def newest(step: float, beta: float) -> float:
     """Weight of the newest of `step` samples in an average as if begun with the first one."""
     return 1.0 if beta == 0 else (1 - beta) / (1 - beta**step)
@@ -176,6 +186,7 @@ average_square = _elementwise(
     writes_first=True,
 )
 blend = _elementwise("blend", blend_plain, blend_foreach, flops=3, passes=3)
+times = _elementwise("times", times_plain, times_foreach, flops=1, passes=2)
 lookahead = _elementwise("lookahead", lookahead_plain, lookahead_foreach, flops=2, passes=3)
 count = _elementwise("count", count_plain, count_foreach_, flops=0, passes=0, writes_first=True)
 sign = _elementwise("sign", sign_plain, sign_foreach, flops=1, passes=2)

@@ -11,12 +11,18 @@ SMALLEST = 16.0  # eigenvalues below so many roundings of the largest are roundi
 
 
 def inverse_root_plain(
-    factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
+    factor: Tensor,
+    previous: Tensor,
+    *,
+    power: float,
+    damping: float | Tensor,
+    trace_power: float = 0.0,
 ) -> Tensor:
     """(S / trace(S)^trace_power + damping mean)^-power, symmetric: (..., d, d) -> (..., d, d).
 
-    mean: the mean eigenvalue, so that damping has no unit.  Where S is not finite, has no positive
-    eigenvalue or cannot be decomposed, in float64 neither, the previous root stays.
+    mean: the mean eigenvalue, so that damping, a number or (..., 1), has no unit.  Where S is not
+    finite, has no positive eigenvalue or cannot be decomposed, in float64 neither, the previous
+    root stays.
     """
     size = mean_eigenvalue(factor, 2)
     usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modula.duality import Batch, Clip, Setting, Sharp, ShortStep, Unit, derive, gap_of
+from modula.duality import (
+    Batch,
+    Clip,
+    Declaration,
+    Setting,
+    Sharp,
+    ShortStep,
+    Unit,
+    derive,
+    gap_of,
+)
 from modula.duality.rules import rule_name
 
 logger = logging.getLogger(__name__)
@@ -51,12 +61,13 @@ class Certification:
         """Count a step."""
         self.steps += 1
 
-    def look(self, batch: Batch, settings: Sequence[Setting], names: Sequence[str]) -> None:
-        """Certify what a batch proposes; settings and names are those of its weights."""
+    def look(self, batch: Batch, declarations: Sequence[Declaration], names: Sequence[str]) -> None:
+        """Certify what a batch proposes; declarations and names are those of its weights."""
         for place, query, direction in batch.proposed():
-            setting, weight = settings[place], batch.weights[place]
+            setting, weight = declarations[place].setting, batch.weights[place]
             rule = rule_name(setting)
-            if is_certified(setting, weight):
+            # A scaler turns a direction on purpose: it is no steepest one any more.
+            if is_certified(setting, weight) and not declarations[place].scalers:
                 gap = _gap(setting, weight, query, direction)
                 self._found.setdefault(rule, []).append((names[place], gap))
             else:

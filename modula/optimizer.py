@@ -201,10 +201,11 @@ class SteepestDescent(torch.optim.Optimizer):
         """
         wanted = {name: batch.program.statistics for name, batch in self._named()}
         self._watch = Watch(model, wanted)
+        self._expect()
 
-    def asks_for(self, statistic: str) -> bool:
-        """Whether a metric reads this, such as "sampled_gradient"."""
-        return self._watch is not None and self._watch.asks_for(statistic)
+    def asks_for(self, *statistics: str) -> bool:
+        """Whether a metric reads one of these, such as "sampled_gradient"."""
+        return self._watch is not None and self._watch.asks_for(*statistics)
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
@@ -249,6 +250,18 @@ class SteepestDescent(torch.optim.Optimizer):
             for batch, positions in compiled:
                 yield from ((names[i], batch) for i in positions)
 
+    def _expect(self) -> None:
+        """Tell the network what the next step reads: nothing else is measured until then."""
+        if self._watch is None or not self._watch.wanted:
+            return
+        expected = {
+            _names(group)[i]: names
+            for group, compiled in zip(self.param_groups, self._batches, strict=True)
+            for batch, positions in compiled
+            for i, names in zip(positions, batch.expects(), strict=True)
+        }
+        self._watch.expect(expected)
+
     def _statistics(self) -> Statistics:
         asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
         return self._watched().take() if asks else {}
@@ -275,6 +288,7 @@ class SteepestDescent(torch.optim.Optimizer):
                 self._step_at_length_of(self.length_rule)
             if self._certification is not None:
                 self._certification.end_step()
+        self._expect()
         return loss
 
     @property
@@ -317,8 +331,8 @@ class SteepestDescent(torch.optim.Optimizer):
             gradients = [None if g is None else -g for g in gradients]
         batch.propose(gradients, group, seen)
         if self._certification is not None and self._certification.is_due:
-            settings = [self._declarations[index][i].setting for i in positions]
-            self._certification.look(batch, settings, names)
+            declarations = [self._declarations[index][i] for i in positions]
+            self._certification.look(batch, declarations, names)
 
     def _gradients_are_usable(self) -> bool:
         named = [
@@ -358,6 +372,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for index, weight in enumerate(weights):
             for name, value in self.state[weight].items():
                 value.copy_(saved[index][name])
+        self._expect()
 
     def _check_loadable(self, state_dict: dict[str, Any]) -> None:
         saved_groups, own_groups = state_dict["param_groups"], self.param_groups

@@ -1,6 +1,7 @@
 """The training loop: a network, an optimizer, text, and a folder that remembers."""
 
 from collections.abc import Iterator
+from inspect import signature
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +15,7 @@ from modula import checkpoint
 from modula.compounds import GPT
 from modula.config import TUNED, Config, find_device, read_toml, thread_count, to_toml
 from modula.data import Text, even_windows, random_windows
-from modula.duality.program import SAMPLED_GRADIENT
+from modula.duality.program import SAMPLED
 from modula.errors import Diverged, UserError, refusals_in_words
 from modula.geometry import Geometry, geometries
 from modula.metrics import MetricsFile, Record
@@ -25,7 +26,7 @@ from modula.storage import METRICS, replace_file
 CONFIG, CHECKPOINTS = "config.toml", "checkpoint"
 VOCABULARY = 256  # bytes
 VALIDATION_WINDOWS = 64
-SAMPLE_EVERY = 10  # steps between two passes at sampled labels: Sophia's
+SAMPLE_EVERY = 10  # steps between two passes at sampled labels: Sophia's, and often enough for KFAC
 
 
 class Run:
@@ -50,9 +51,7 @@ class Run:
         torch.manual_seed(config.seed)
         with refusals_in_words():
             self.model = build_model(config).to(self.device)
-            lr = TUNED.get(config.optimizer) if config.lr is None else config.lr
-            options = {} if lr is None else {"lr": lr}
-            self.optimizer = RECIPES[config.optimizer](self.model, **options)
+            self.optimizer = RECIPES[config.optimizer](self.model, **options_of(config))
         self.schedule = LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps))
         self.geometry = geometries(self.model)
         self.step, self.seconds = 0, 0.0
@@ -108,7 +107,7 @@ class Run:
 
     def _sample(self, windows: Tensor) -> None:
         """Another backward pass, at labels of the network's own, where a metric asks for it."""
-        if self.optimizer.asks_for(SAMPLED_GRADIENT) and self.step % SAMPLE_EVERY == 1:
+        if self.optimizer.asks_for(*SAMPLED) and self.step % SAMPLE_EVERY == 1:
             with self.optimizer.sampled():
                 logits = self.model(windows[:, :-1].to(self.device)).flatten(0, 1)
                 F.cross_entropy(logits, sampled_labels(logits)).backward()
@@ -184,6 +183,15 @@ class Run:
             self.schedule.load_state_dict(found.state["schedule"])
             torch.set_rng_state(found.state["random"])
         self.step, self.seconds = found.step, float(found.about["seconds"])
+
+
+def options_of(config: Config) -> dict[str, float]:
+    """The learning rate, and how many terms the mean loss has for recipes that ask."""
+    lr = TUNED.get(config.optimizer) if config.lr is None else config.lr
+    options: dict[str, float] = {} if lr is None else {"lr": lr}
+    if "terms" in signature(RECIPES[config.optimizer]).parameters:
+        options["terms"] = config.batch * config.context
+    return options
 
 
 def build_model(config: Config) -> GPT:

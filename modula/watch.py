@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
 
-from modula.duality.program import NOISE, SAMPLED_GRADIENT
+from modula.duality.program import NOISE, SAMPLED, SAMPLED_GRADIENT
 from modula.statistics import Collector, Statistics, gradients_kept, perturbed
+
+logger = logging.getLogger(__name__)
 
 GIVEN = (SAMPLED_GRADIENT, NOISE)  # by passes that the training loop makes; hooks see the rest
 
@@ -31,10 +34,16 @@ class Watch:
         hooked = {name: names for name, names in hooked.items() if names}
         self._collector = Collector(model, hooked) if hooked else None
         self._given: Statistics = {}
+        self._waits = self.asks_for(*SAMPLED)
 
-    def asks_for(self, statistic: str) -> bool:
-        """Whether any weight wants this statistic."""
-        return any(statistic in names for names in self.wanted.values())
+    def asks_for(self, *statistics: str) -> bool:
+        """Whether any weight wants one of these statistics."""
+        return any(not {*statistics}.isdisjoint(names) for names in self.wanted.values())
+
+    def expect(self, statistics: Mapping[str, Sequence[str]]) -> None:
+        """Measure these until told otherwise, and no others."""
+        if self._collector:
+            self._collector.expect(statistics)
 
     def take(self) -> Statistics:
         """All statistics by weight and name, and forget them."""
@@ -42,13 +51,24 @@ class Watch:
         for name, statistics in self._given.items():
             found[name] = {**found.get(name, {}), **statistics}
         self._given = {}
+        if self._waits:
+            self._warn(found)
         return found
+
+    def _warn(self, found: Statistics) -> None:
+        """Say once if the first step comes before any pass at sampled labels."""
+        self._waits = False
+        if not any(name in SAMPLED for statistics in found.values() for name in statistics):
+            logger.warning(
+                "a metric reads gradients at sampled labels and has none yet: until there is a "
+                "backward pass inside optimizer.sampled() it measures nothing"
+            )
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
-        """Gradients of backward passes inside are kept as "sampled_gradient", not as .grad."""
-        paused = self._collector.paused() if self._collector else nullcontext()
-        with gradients_kept(self._model), paused:
+        """Backward passes inside feed the statistics called sampled_..., and leave .grad alone."""
+        seen = self._collector.sampled() if self._collector else nullcontext()
+        with gradients_kept(self._model), seen:
             yield
             self._give(
                 SAMPLED_GRADIENT,

@@ -20,9 +20,18 @@ from modula.norms.kronecker import (
     Sum,
     TraceScaled,
 )
+from modula.norms.layer import (
+    Absolute,
+    Balanced,
+    Damping,
+    LayerEigenvalues,
+    LayerMoments,
+    Relative,
+)
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
+from modula.norms.posterior import Posterior
 from modula.norms.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import KyFan, KyFanDual, Schatten, SingularValueNorm
@@ -38,6 +47,13 @@ from modula.norms.vector import (
 )
 
 __all__ = [
+    "Posterior",
+    "Absolute",
+    "Balanced",
+    "Damping",
+    "LayerEigenvalues",
+    "LayerMoments",
+    "Relative",
     "Eigenbasis",
     "EQ",
     "PRO",

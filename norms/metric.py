@@ -119,7 +119,7 @@ class First(Metric):
 
 @dataclass(frozen=True, repr=False)
 class Diagonal(Metric):
-    """S = diag E[g^2], an average: the Gaussian-KL projection of E[g g^T] on diagonals.
+    """S = share diag E[g^2], an average: the Gaussian-KL projection of E[g g^T] on diagonals.
 
         ||w||^2 = sum of (S^p + floor) w^2        w, g: all entries of one weight
 
@@ -134,11 +134,11 @@ class Diagonal(Metric):
     floor: float = 1e-8
     power: float = 0.5
     statistic: str = "gradient"
-    batch: int = 1
+    batch: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.floor < 0 or self.power <= 0 or self.batch < 1:
-            raise ValueError(f"Diagonal needs floor >= 0, power > 0 and batch >= 1; got {self}")
+        if self.floor < 0 or self.power <= 0 or self.batch <= 0:
+            raise ValueError(f"Diagonal needs floor >= 0, power > 0 and batch > 0; got {self}")
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,6 +7,7 @@ SteepestDescent.  RECIPES lists them by name.
 from collections.abc import Callable, Mapping
 
 from modula.optimizer import SteepestDescent
+from modula.recipes.bayesian import ivon
 from modula.recipes.constrained import (
     hypersphere,
     manifold_muon,
@@ -16,9 +17,20 @@ from modula.recipes.constrained import (
     unit_condition,
 )
 from modula.recipes.eigenbasis import eshampoo, kl_soap, soap, soap_muon
-from modula.recipes.entrywise import adagrad, adam, adamw, lion, rmsprop, root_free, sgd, sign
+from modula.recipes.entrywise import (
+    adagrad,
+    adam,
+    adamw,
+    lion,
+    rmsprop,
+    root_free,
+    sgd,
+    sign,
+    sophia,
+)
 from modula.recipes.inverse_free import if_shampoo, psgd, psgd_pro, singd
 from modula.recipes.kronecker import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
+from modula.recipes.layers import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
 from modula.recipes.matrices import SCALES, adamuon, muon, normuon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
 
@@ -50,6 +62,13 @@ RECIPES: Mapping[str, Recipe] = {
         spectral_sphere,
         poet,
         kl_shampoo,
+        kfac,
+        ekfac,
+        foof,
+        newton_muon,
+        newton_muon_sandwich,
+        sophia,
+        ivon,
         soap,
         kl_soap,
         eshampoo,

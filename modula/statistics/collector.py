@@ -12,10 +12,12 @@ from modula.statistics.layers import Owner, owners
 from modula.statistics.microbatches import Microbatches
 from modula.statistics.observe import observe
 from modula.statistics.running import (
+    FROM_LAYERS,
     INPUTS,
     KNOWN,
     MICROBATCH_GRADIENTS,
     OUTPUTS,
+    SAMPLED,
     Running,
     Statistic,
 )
@@ -33,7 +35,9 @@ class Collector:
 
     for a layer y = W x, a loss L that is a mean over `terms`, and e = terms * dL/dy.  Each
     position of each example is a row; the same four with reduced_ before their name have one row
-    an example, x averaged and e summed over positions.  And, for any weight that is trained,
+    an example, x averaged and e summed over positions.  All eight exist with sampled_ in front too:
+    those are of the passes inside `sampled()`, the others of all other passes.  And, for any weight
+    that is trained,
 
         microbatch_gradients   g_1 ... g_M, of mean p.grad            (M, *shape)
 
@@ -62,10 +66,11 @@ class Collector:
         layers = [
             (name, owner)
             for name, names in self._wanted.items()
-            if any(statistic in INPUTS or statistic in OUTPUTS for statistic in names)
+            if any(statistic.removeprefix(SAMPLED) in FROM_LAYERS for statistic in names)
             for owner in owners(model, name, weights[name])
         ]
-        self._paused = False
+        self._expected: Mapping[str, Collection[str]] = self._wanted
+        self._paused, self._pass = False, ""
         self._forget()
         self._handles = [self._watch(name, owner) for name, owner in layers]
         grouped = [name for name, names in self._wanted.items() if MICROBATCH_GRADIENTS in names]
@@ -85,7 +90,7 @@ class Collector:
         """
         taken: Statistics = {name: {} for name in self._wanted}
         for (name, statistic), running in self._running.items():
-            if statistic in INPUTS:
+            if statistic.removeprefix(SAMPLED) in INPUTS:
                 taken[name][statistic] = running.value(1.0, running.rows)
             else:
                 count = running.terms if terms is None else terms
@@ -95,6 +100,13 @@ class Collector:
         self._forget()
         return {name: statistics for name, statistics in taken.items() if statistics}
 
+    def expect(self, statistics: Mapping[str, Collection[str]]) -> None:
+        """Measure only these of the wanted ones from now on; a metric need not look every step."""
+        self._expected = {
+            name: {*wanted}.intersection(statistics.get(name, ()))
+            for name, wanted in self._wanted.items()
+        }
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Backward passes inside are not counted, such as the training loss's beside a Fisher."""
@@ -103,6 +115,15 @@ class Collector:
             yield
         finally:
             self._paused = before
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Backward passes inside, at sampled labels, are what sampled_... statistics are of."""
+        before, self._pass = self._pass, SAMPLED
+        try:
+            yield
+        finally:
+            self._pass = before
 
     def remove(self) -> None:
         """Leave the model as it was found."""
@@ -120,16 +141,17 @@ class Collector:
             if self._paused:
                 return
             with torch.autocast(gradient.device.type, enabled=False):
-                self._add(name, OUTPUTS, owner.reader.outputs(owner.layer, gradient), owner)
-                if x is not None:
+                if self._wants(name, OUTPUTS):
+                    self._add(name, OUTPUTS, owner.reader.outputs(owner.layer, gradient), owner)
+                if x is not None and self._wants(name, INPUTS):
                     self._add(name, INPUTS, owner.reader.inputs(owner.layer, x), owner)
 
-        reads_inputs = any(statistic in INPUTS for statistic in self._wanted[name])
+        reads_inputs = any(each.removeprefix(SAMPLED) in INPUTS for each in self._wanted[name])
         return observe(owner.layer, see, reads_inputs)
 
     def _receive(self, name: str, weight: nn.Parameter) -> RemovableHandle:
         def receive(gradient: Tensor) -> None:
-            if not self._paused:
+            if not (self._paused or self._pass):
                 self._microbatches.add_(name, gradient)
 
         return weight.register_hook(receive)
@@ -143,17 +165,20 @@ class Collector:
 
         return model.register_forward_pre_hook(torch.compiler.disable(called))
 
+    def _wants(self, name: str, table: dict[str, Statistic]) -> list[str]:
+        """What this pass shall show of a weight, out of the table."""
+        return [each for each in table if self._pass + each in self._expected[name]]
+
     def _add(self, name: str, table: dict[str, Statistic], x: Tensor, owner: Owner) -> None:
         """x: (examples, positions, features); no example, no entry."""
         if not x.numel():
             return
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        for statistic in self._wanted[name]:
-            if statistic in table:
-                rows = table[statistic].share(x)
-                terms = min(len(rows), owner.reader.terms(*x.shape[:2]))
-                running = self._running.setdefault((name, statistic), table[statistic].running())
-                running.add_(rows, terms)
+        for statistic in self._wants(name, table):
+            rows = table[statistic].share(x)
+            terms = min(len(rows), owner.reader.terms(*x.shape[:2]))
+            key = (name, self._pass + statistic)
+            self._running.setdefault(key, table[statistic].running()).add_(rows, terms)
 
 
 def _checked(name: str, wanted: Collection[str], weights: dict[str, nn.Parameter]) -> list[str]:

@@ -103,5 +103,8 @@ OUTPUTS = {  # of e = terms * dL/dy, what comes back to its output
     "reduced_output_gradients": Statistic(sum_positions, Rows),
 }
 MICROBATCH_GRADIENTS = "microbatch_gradients"  # of the weight itself: any weight has it
-KNOWN = (*INPUTS, *OUTPUTS, MICROBATCH_GRADIENTS)
-ROWS = [name for name, kind in {**INPUTS, **OUTPUTS}.items() if kind.running is Rows]
+SAMPLED = "sampled_"  # before a name: of the passes at sampled labels, and of no other
+FROM_LAYERS = {**INPUTS, **OUTPUTS}
+KNOWN = (*FROM_LAYERS, *(SAMPLED + name for name in FROM_LAYERS), MICROBATCH_GRADIENTS)
+_ROWS = [name for name, kind in FROM_LAYERS.items() if kind.running is Rows]
+ROWS = [before + name for before in ("", SAMPLED) for name in _ROWS]

@@ -1,4 +1,4 @@
-"""Products known to be symmetric or skew, and batches taken one by one: against the plain product."""
+"""Products known to be symmetric or skew, and batches one by one: against the plain product."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ SPHERES = pytest.mark.parametrize(
     ("manifold", "view"),
     [(Sphere(), rows), (Oblique("rows"), rows), (Oblique("columns"), columns)]
     + [(Sphere(ndim=2), entries)],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 
 

@@ -124,7 +124,7 @@ def test_the_newest_run_is_resumed_by_default() -> None:
         (["--data", "empty"], "no text found in empty"),
         (["--data", "binary"], "binary is not a text file: it has a NUL byte"),
         (["--context", "5000"], "a context of 5000 bytes is longer than the training text"),
-        (["--optimizer", "adam"], "did you mean adamw"),
+        (["--optimizer", "adamww"], "did you mean adamw"),
         (["--compare", "muon", "lyon"], "unknown optimizer 'lyon': did you mean lion"),
         (["--compare", "muon@fast"], "'fast' is no number"),
         (["--lr", "0.1"], "automatic chooses its own learning rate"),

@@ -1,0 +1,251 @@
+"""Recipes under metrics of what goes into a layer and what comes back: KFAC, FOOF, Newton-Muon.
+
+Each holds for hidden matrices and convolutions that are layers of their own, see
+`modula.statistics`; AdamW takes all other weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from modula.duality import Average, Between, Momentum, NoMomentum, Setting, Sharp, Unit
+from modula.geometry import Geometry
+from modula.norms.base import Blocks
+from modula.norms.layer import (
+    Absolute,
+    Balanced,
+    Damping,
+    LayerEigenvalues,
+    LayerMoments,
+    Relative,
+)
+from modula.norms.metric import First, Memory
+from modula.norms.vector import L2
+from modula.optimizer import SteepestDescent
+from modula.recipes.common import matrices_and_others
+
+OPTIONS_OF_OTHERS = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
+
+LayerMetric = LayerMoments | LayerEigenvalues
+
+
+def _in_layers(
+    model: nn.Module,
+    lr: float,
+    metric: LayerMetric,
+    setting_of: Callable[[Geometry, Tensor, LayerMetric], Setting],
+    options: dict[str, Any],
+) -> SteepestDescent:
+    """Hidden matrices by `setting_of`, the metric as the weight is stored; others by AdamW."""
+    own = {key: options.pop(key) for key in OPTIONS_OF_OTHERS if key in options}
+
+    def setting(geometry: Geometry, weight: Tensor) -> Setting:
+        stored = replace(metric, inputs_first=True) if _inputs_first(geometry) else metric
+        return setting_of(geometry, weight, stored)
+
+    groups = matrices_and_others(model, lr, setting, **own)
+    return SteepestDescent(model, lr, groups=groups, **options)
+
+
+def _inputs_first(geometry: Geometry) -> bool:
+    """Whether the declared view says that the weight is stored (in, out)."""
+    norm = geometry.norm
+    return isinstance(norm, Blocks) and norm.pattern.startswith("i o ->")
+
+
+def _along_gradient(momentum: float) -> Callable[[Geometry, Tensor, LayerMetric], Setting]:
+    """S^-p m, with m an average of the gradients."""
+    average: Momentum = Average(momentum) if momentum else NoMomentum()
+
+    def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
+        return Setting(
+            L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=average
+        )
+
+    return setting
+
+
+def _names(names: tuple[str, str], sampled: bool) -> dict[str, Any]:
+    inputs, outputs = (f"sampled_{name}" if sampled else name for name in names)
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def kfac(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    momentum: float = 0.9,
+    beta: float = 0.95,
+    damping: Damping = Balanced(1e-3),
+    every: int = 10,
+    sampled: bool = True,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """KFAC on hidden matrices, AdamW on all other weights.
+
+        A: average of E[x x^T],   B: average of E[e e^T]        y = W x, e: dL/dy of one term
+        w <- (1 - lr weight_decay) w - lr (B + lam_B)^-1 m (A + lam_A)^-1
+
+    sampled  A and B from passes at labels drawn from the network, the Fisher: make one now and
+             then inside `optimizer.sampled()`, as `modula train` does every 10 steps; until then
+             the metric is the identity.  False takes the training loss, the empirical Fisher.
+    damping  Balanced shares it out between A and B, Relative and Absolute do not
+
+    Source: Martens and Grosse 2015, arXiv:1503.05671; Eschenhagen et al. 2023, arXiv:2311.00636.
+    """
+    metric = LayerMoments(
+        **_names(("input_moment", "output_moment"), sampled),
+        memory=Memory(beta),
+        damping=damping,
+        every=every,
+        max_dim=max_dim,
+    )
+    return _in_layers(model, lr, metric, _along_gradient(momentum), options)
+
+
+def ekfac(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    momentum: float = 0.9,
+    beta: float = 0.95,
+    damping: Damping = Absolute(1e-3),
+    every: int = 10,
+    sampled: bool = True,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """EKFAC on hidden matrices, AdamW on all other weights: KFAC's bases, better eigenvalues.
+
+        D_ij: average of E[(Q_B^T e)_i^2 (Q_A^T x)_j^2],   Q_A, Q_B: eigenvectors of A and B
+        w <- (1 - lr weight_decay) w - lr Q_B ((Q_B^T m Q_A) / (D + lam)) Q_A^T
+
+    It keeps every row x and e of the passes that feed it until the step.  sampled: as in `kfac`.
+
+    Source: George et al. 2018, arXiv:1806.03884.
+    """
+    metric = LayerEigenvalues(
+        **_names(("layer_inputs", "output_gradients"), sampled),
+        memory=Memory(beta),
+        damping=damping,
+        every=every,
+        max_dim=max_dim,
+    )
+    return _in_layers(model, lr, metric, _along_gradient(momentum), options)
+
+
+def foof(
+    model: nn.Module,
+    lr: float = 0.2,
+    *,
+    momentum: float = 0.9,
+    beta: float = 0.95,
+    damping: Damping = Relative(0.1),
+    every: int = 100,
+    sample_every: int = 10,
+    instant: bool = False,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """FOOF, gradient descent on neurons, on hidden matrices; AdamW on all other weights.
+
+        A: average of E[x x^T] over batches before this one
+        w <- (1 - lr weight_decay) w - lr m (A + lam)^-1
+
+    The published code sums over the batch where this averages: its lr and damping are larger.
+
+    sample_every  steps between two looks at the inputs, which cost a product as a forward pass does
+    instant       whether A has seen the batch of the step itself
+
+    Source: Benzing 2022, arXiv:2201.12250.
+    """
+    metric = LayerMoments(
+        outputs="",
+        memory=Memory(beta),
+        damping=damping,
+        every=every,
+        sample_every=sample_every,
+        instant=instant,
+        max_dim=max_dim,
+    )
+    return _in_layers(model, lr, metric, _along_gradient(momentum), options)
+
+
+def _of_inputs(beta: float, damping: float, every: int, max_dim: int) -> LayerMoments:
+    return LayerMoments(
+        outputs="",
+        memory=Memory(beta),
+        damping=Relative(damping),
+        every=every,
+        sample_every=every,
+        square=True,
+        max_dim=max_dim,
+    )
+
+
+def newton_muon(
+    model: nn.Module,
+    lr: float = 0.02,
+    *,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    beta: float = 0.95,
+    damping: float = 0.2,
+    every: int = 32,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """Newton-Muon on hidden matrices: Muon of preconditioned gradients; AdamW on other weights.
+
+        K: average of E[x x^T], looked at every `every` steps
+        h = g (K + damping tr(K)/d)^-1;   m <- momentum m + (1 - momentum) h
+        w <- (1 - lr weight_decay) w - lr sqrt(out/in) polar(m)
+
+    A chain: no steepest descent in any norm.  Inputs four times as wide as the outputs meet four
+    square blocks of K.  See `newton_muon_sandwich` for the one that is.
+
+    Source: Du and Su 2026, arXiv:2604.01472.
+    """
+    metric = _of_inputs(beta, damping, every, max_dim)
+    between = Between(Average(momentum, nesterov))
+
+    def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
+        return Setting(geometry.norm, geometry.manifold, First(metric), momentum=between)
+
+    return _in_layers(model, lr, metric, setting, options)
+
+
+def newton_muon_sandwich(
+    model: nn.Module,
+    lr: float = 0.02,
+    *,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    beta: float = 0.95,
+    damping: float = 0.2,
+    every: int = 32,
+    max_dim: int = 2048,
+    **options: Any,
+) -> SteepestDescent:
+    """Muon in the coordinates of a layer's inputs, on hidden matrices; AdamW on other weights.
+
+        K: average of E[x x^T], looked at every `every` steps
+        w <- (1 - lr weight_decay) w - lr sqrt(out/in) polar(m K^-1/2) K^-1/2
+
+    Steepest descent in the norm ||W K^1/2||, how far the outputs move on the inputs there are:
+    it descends for any K and does not depend on how the inputs are measured.
+
+    Source: Newton-Muon's metric, in the sandwich of Carlson et al. 2015, arXiv:1511.02247.
+    """
+    metric = _of_inputs(beta, damping, every, max_dim)
+
+    def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
+        average = Average(momentum, nesterov)
+        return Setting(geometry.norm, geometry.manifold, metric, Unit(), average)
+
+    return _in_layers(model, lr, metric, setting, options)
