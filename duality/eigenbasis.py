@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+import torch
 from torch import Tensor
 
 from modula.duality.coordinates import Applied, Coordinates, coordinates, describe, with_cost_of
-from modula.duality.diagonal import PowerOfSquares, average_of_squares
+from modula.duality.diagonal import average_of_squares
 from modula.duality.fitted import Fitted, fit
 from modula.duality.kronecker import Keeper
 from modula.duality.program import Line, Slot, line
 from modula.kernels import eigenbasis
-from modula.kernels.op import Cost, Shape
-from modula.norms.coordinates import LinearMap, Rotation
+from modula.kernels.op import Cost, Shape, elementwise_cost
+from modula.norms.coordinates import Elementwise, LinearMap, Rotation
 from modula.norms.eigenbasis import Eigenbasis
+from modula.norms.kronecker import Dense, Flat
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,44 @@ class Rotated:
         return f"basis of dim {self.dim}"
 
 
+@dataclass(frozen=True)
+class PowerOfLargeSquares:
+    """C = max(S, floor^2 max S)^power, entry by entry of a block of ndim dims."""
+
+    power: float
+    floor: float
+    ndim: int
+
+    def __call__(self, *tensors: Tensor) -> LinearMap:
+        (square,) = tensors
+        least = self.floor**2 * square.amax(tuple(range(-self.ndim, 0)), keepdim=True)
+        scale = torch.maximum(square, least) ** self.power
+        # Where no gradient was ever seen nothing is known, and nothing but zero comes along.
+        return Elementwise(scale.where(scale > 0, 1.0))
+
+    def cost(self, shape: Shape, itemsize: int = 4) -> Cost:
+        """Of one application."""
+        return elementwise_cost(3, 4)(shape, itemsize)
+
+    def __str__(self) -> str:
+        return "diagonal"
+
+
 @describe.register
 def _(metric: Eigenbasis, shape: Shape) -> str:
-    fitted, kind = fit(metric.kronecker, shape), type(metric.kronecker.fit).__name__
+    fitted, kind = _fit(metric, shape), type(metric.kronecker.fit).__name__
     return f"diagonal in the eigenbasis of {kind}: {fitted}, power {metric.power:g}"
 
 
 @coordinates.register
 def _(metric: Eigenbasis, shape: Shape, whole: bool) -> Coordinates:
-    fitted = fit(metric.kronecker, shape)
+    fitted = _fit(metric, shape)
     turned = tuple(i for i in fitted.estimated if fitted.dense(i))
     maps = {i: Rotated(fitted.dim(i), fitted.ndim) for i in turned}
     rotations = tuple(Applied(maps[i], (f"basis_{i}",), fitted.shape) for i in turned)
     bases = _bases(metric, fitted, turned)
-    build = PowerOfSquares(metric.power, metric.floor, 1.0 if whole else 0.5)
+    power = metric.power if whole else metric.power / 2
+    build = PowerOfLargeSquares(power, metric.floor, fitted.ndim)
     slots = [("square", Slot(fitted.shape, fill=metric.memory.first))]
     slots += [(f"basis_{i}", Slot(fitted.factor_shape(i), diagonal=1.0)) for i in turned]
     instant = metric.kronecker.instant
@@ -64,6 +90,15 @@ def _(metric: Eigenbasis, shape: Shape, whole: bool) -> Coordinates:
     )
 
 
+def _fit(metric: Eigenbasis, shape: Shape) -> Fitted:
+    """The Kronecker metric made to fit; a factor that turns and whitens nothing is left out."""
+    fitted = fit(metric.kronecker, shape)
+    if metric.kronecker.fit.coupled:
+        return fitted
+    modes = (mode if isinstance(mode, Dense) else Flat() for mode in fitted.modes)
+    return replace(fitted, modes=tuple(modes))
+
+
 def _moment(metric: Eigenbasis, rotations: tuple[Applied, ...]) -> list[Line]:
     """Lines that average the squares of the rotated sample."""
     lines, read = [], "sample"
@@ -75,18 +110,31 @@ def _moment(metric: Eigenbasis, rotations: tuple[Applied, ...]) -> list[Line]:
 
 def _bases(metric: Eigenbasis, fitted: Fitted, turned: tuple[int, ...]) -> tuple[Line, ...]:
     """Lines that keep the factors, and now and then renew their bases and carry D over."""
-    keeper, every = Keeper(fitted, None), metric.kronecker.every
-    found, pairs = [], []
-    for i in turned:
-        options = {"young": every, "tolerance": metric.tolerance}
-        reads = (f"factor_{i}", f"basis_{i}", "step")
-        each = line(f"new_basis_{i}", eigenbasis.next_basis, *reads, **options)
-        found.append(keeper.now_and_then(each, i))
-        pairs += [f"basis_{i}", f"new_basis_{i}"]
+    keeper = Keeper(fitted, None)
+    renewed = (each for i in fitted.estimated for each in _renewed(metric, keeper, i))
+    pairs = (name for i in turned for name in (f"basis_{i}", f"new_basis_{i}"))
     dims = tuple(fitted.dim(i) for i in turned)
     carry = line("square", eigenbasis.carried, "square", *pairs, dims=dims, ndim=fitted.ndim)
-    if turned:
-        found.append(replace(with_cost_of(carry, fitted.shape), every=every))
-    for i in turned:
-        found.append(keeper.now_and_then(line(f"basis_{i}", eigenbasis.kept, f"new_basis_{i}"), i))
-    return (*keeper.observe(), *keeper.refresh(), *found)
+    carry = replace(with_cost_of(carry, fitted.shape), every=metric.kronecker.every)
+    kept = (line(f"basis_{i}", eigenbasis.kept, f"new_basis_{i}") for i in turned)
+    return (
+        *keeper.observe(),
+        *renewed,
+        *((carry,) if turned else ()),
+        *(keeper.now_and_then(each, i) for each, i in zip(kept, turned, strict=True)),
+    )
+
+
+def _renewed(metric: Eigenbasis, keeper: Keeper, i: int) -> list[Line]:
+    """Lines from factor i to its new basis, and to the root that whitens for other factors."""
+    roots = keeper.roots(i).items()
+    if not keeper.fitted.dense(i):
+        return [keeper.root(i, name, power) for name, power in roots]
+    young = {"young": metric.kronecker.every, "tolerance": metric.tolerance}
+    reads = (f"factor_{i}", f"basis_{i}", "step")
+    lines = [line(f"new_basis_{i}", eigenbasis.next_basis, *reads, **young)]
+    for name, power in roots:
+        reads = (f"factor_{i}", f"new_basis_{i}", name)
+        options = {"power": power, "damping": metric.kronecker.damping}
+        lines.append(line(name, eigenbasis.root_in_basis, *reads, **options))
+    return [keeper.rejected(i), *(keeper.now_and_then(each, i) for each in lines)]

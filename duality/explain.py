@@ -89,7 +89,8 @@ def _under_metric(metric: Metric, norm: Norm, setting: Setting, decayed: bool) -
     if muon:
         return muon
     if isinstance(metric, First):
-        return f"{_of_metric(metric.metric, decayed)}, then {norm}"
+        name = _of_metric(metric.metric, decayed)
+        return f"{name}-Muon" if isinstance(norm, Spectral) else f"{name}, then {norm}"
     name = _of_metric(metric, decayed)
     plain = isinstance(norm, L2) and isinstance(setting.potential, Sharp | Within)
     return name if plain else f"{norm} in the coordinates of {name}"

@@ -170,12 +170,17 @@ class Keeper:
         lines = []
         for i in self.fitted.estimated:
             if self.fitted.dense(i):
-                names = (f"rejected_{i}", f"factor_{i}")
-                lines.append(self.now_and_then(line(names[0], root.rejected, *names), i))
-            lines += [self._root(i, name, power) for name, power in self.roots(i).items()]
+                lines.append(self.rejected(i))
+            lines += [self.root(i, name, power) for name, power in self.roots(i).items()]
         return lines
 
-    def _root(self, i: int, name: str, power: float) -> Line:
+    def rejected(self, i: int) -> Line:
+        """How often a dense factor was not fit to be decomposed."""
+        names = (f"rejected_{i}", f"factor_{i}")
+        return self.now_and_then(line(names[0], root.rejected, *names), i)
+
+    def root(self, i: int, name: str, power: float) -> Line:
+        """One of the roots of factor i."""
         op: Op = root.inverse_root if self.fitted.dense(i) else root.inverse_root_diagonal
         trace = self.metric.fit.trace_power(len(self.fitted.estimated))
         options = {"power": power, "damping": self.metric.damping}

@@ -1,10 +1,13 @@
 r"""Following the eigenvectors of an averaged factor, and carrying second moments along."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
-from modula.kernels.root import eigen
+from modula.kernels.root import SMALLEST, eigen
+from modula.kernels.second_moment import mean_eigenvalue
 
 
 def next_basis_plain(
@@ -19,31 +22,57 @@ def next_basis_plain(
     Where S is not finite or zero, where nothing decomposes it, or where the part of Q^T S Q off
     the diagonal is at most `tolerance` of its Frobenius norm, the basis stays.
 
-    factor, basis: (..., d, d); step: on the host, equal for all.
+    factor, basis: (..., d, d); step: of each weight, on the host.
     Source: Vyas et al. 2024, arXiv:2409.11321; Eschenhagen et al. 2025, arXiv:2506.03595.
     """
     size = factor.abs().amax((-2, -1), keepdim=True)
     usable = size.isfinite() & (size > 0)
     unit = torch.where(usable, factor / size, 0.0)
-    if bool((step <= young).any()):  # `step` is counted on the host
-        found = eigen(unit)[1].flip(-1)
-    else:
-        share = (basis * (unit @ basis)).sum(-2)
-        order = share.argsort(dim=-1, stable=True, descending=True).unsqueeze(-2).expand_as(basis)
-        found = torch.linalg.qr(unit @ basis.gather(-1, order))[0]
+    product = unit @ basis
+    found = _found(unit, basis, product, step <= young)
     good = usable & found.isfinite().all((-2, -1), keepdim=True)
     if tolerance:
-        good = good & (off_diagonal(unit, basis) > tolerance)
+        good = good & (off_diagonal(basis.mT @ product) > tolerance)
     return torch.where(good, found, basis)
 
 
-def off_diagonal(factor: Tensor, basis: Tensor) -> Tensor:
-    """||B - diag B||_F / ||B||_F for B = Q^T S Q: (..., 1, 1); zero for a zero factor."""
-    b = basis.mT @ factor @ basis
-    size = torch.linalg.matrix_norm(b, keepdim=True)
-    rest = torch.linalg.matrix_norm(
-        b - torch.diag_embed(b.diagonal(dim1=-2, dim2=-1)), keepdim=True
-    )
+def _found(unit: Tensor, basis: Tensor, product: Tensor, is_young: Tensor) -> Tensor:
+    """Exact bases of the young ones, the next iterates of the others; is_young is on the host."""
+    if bool(is_young.all()):
+        return eigen(unit)[1].flip(-1)
+    order = (basis * product).sum(-2).argsort(dim=-1, stable=True, descending=True)
+    sorted_product = product.gather(-1, order.unsqueeze(-2).expand_as(product))
+    iterate = torch.linalg.qr(sorted_product)[0]
+    if not bool(is_young.any()):
+        return iterate
+    which = is_young.reshape(*is_young.shape, *(1,) * (unit.ndim - is_young.ndim))
+    return torch.where(which.to(unit.device), eigen(unit)[1].flip(-1), iterate)
+
+
+def root_in_basis_plain(
+    factor: Tensor, basis: Tensor, previous: Tensor, *, power: float, damping: float
+) -> Tensor:
+    """Q (diag(Q^T S Q) + damping mean)^-power Q^T: the inverse root where Q is S's eigenbasis.
+
+    mean: the mean eigenvalue.  Where S is not finite or not positive the previous root stays.
+    Rounding may leave a share of zero or below: it counts as zero, and damping bounds its root.
+
+    factor, basis, previous: (..., d, d)
+    """
+    size = mean_eigenvalue(factor, 2)
+    usable = (size.isfinite() & (size > 0))[..., None, None]
+    unit = torch.where(usable, factor / size[..., None, None], 0.0)
+    share = (basis * (unit @ basis)).sum(-2).clamp(min=0)
+    values = share + max(damping, SMALLEST * torch.finfo(factor.dtype).eps)
+    out = (basis * values.unsqueeze(-2) ** -power) @ basis.mT
+    out = out * torch.where(usable, size[..., None, None], 1.0) ** -power
+    return torch.where(usable & out.isfinite().all((-2, -1), keepdim=True), out, previous)
+
+
+def off_diagonal(x: Tensor) -> Tensor:
+    """||B - diag B||_F / ||B||_F: (..., d, d) -> (..., 1, 1); zero for a zero matrix."""
+    size = torch.linalg.matrix_norm(x, keepdim=True)
+    rest = torch.linalg.matrix_norm(x - torch.diag_embed(x.diagonal(0, -2, -1)), keepdim=True)
     return torch.where(size > 0, rest / size, 0.0)
 
 
@@ -69,24 +98,23 @@ def kept_plain(new: Tensor) -> Tensor:
 
 
 def _basis_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
-    *batch, d, _ = shape
-    many = 1
-    for size in batch:
-        many *= size
-    # A QR decomposition with its Q takes nominally 8/3 d^3, the products before it 4 d^3.
-    return Cost(20 / 3 * many * d**3, 6.0 * itemsize * many * d * d)
+    # A QR decomposition with its Q takes nominally 8/3 d^3, the product before it 2 d^3.
+    return Cost(14 / 3 * prod(shape) * shape[-1], 6.0 * itemsize * prod(shape))
+
+
+def _root_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
+    return Cost(4.0 * prod(shape) * shape[-1], 5.0 * itemsize * prod(shape))
 
 
 def _carried_cost(
     shape: Shape, itemsize: int = 4, *, dims: tuple[int, ...], ndim: int, **options: object
 ) -> Cost:
-    entries = 1
-    for size in shape:
-        entries *= size
-    flops = sum(2.0 * entries * shape[dim] + 2.0 * shape[dim] ** 3 for dim in dims)
+    entries, blocks = prod(shape), prod(shape[:-ndim])
+    flops = sum(2.0 * entries * shape[dim] + 2.0 * blocks * shape[dim] ** 3 for dim in dims)
     return Cost(flops, 2.0 * itemsize * entries * len(dims))
 
 
 next_basis = Op("next_basis", next_basis_plain, _basis_cost)
+root_in_basis = Op("root_in_basis", root_in_basis_plain, _root_cost)
 carried = Op("carried", carried_plain, _carried_cost)
 kept = Op("kept", kept_plain, elementwise_cost(0, 2))

@@ -20,7 +20,8 @@ class Eigenbasis(Metric):
                steps from one basis to the next; a flat or diagonal mode is not rotated; with
                `instant` false the basis is renewed behind the direction
     memory     of D
-    floor      added to D^p
+    floor      least root of D that counts, in units of the largest one of its block: rotating a
+               zero leaves rounding, which is not to be taken for a gradient
     tolerance  of the basis: one in which the part of a factor off its diagonal is at most so
                large a share of the factor's Frobenius norm stays as it is
 
@@ -30,7 +31,7 @@ class Eigenbasis(Metric):
 
     kronecker: Kronecker = Kronecker(fit=Sum(), memory=Memory(0.95, unbiased=False), instant=False)
     memory: Memory = Memory(0.95)
-    floor: float = 1e-8
+    floor: float = 1e-4
     power: float = 0.5
     tolerance: float = 0.0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modula.duality import Average, Setting
+from modula.duality import Average, Setting, Unbiased
 from modula.geometry import Geometry
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.kronecker import KL, Fit, Kronecker, Sum
@@ -37,15 +37,22 @@ def soap(
     """SOAP on hidden matrices: Adam in the eigenbasis of Shampoo's factors; AdamW elsewhere.
 
         L <- beta L + (1 - beta) G G^T,   R likewise;   Q_L, Q_R their eigenvectors
-        D <- average of (Q_L^T G Q_R)^2
-        w <- (1 - lr weight_decay) w - lr Q_L ((Q_L^T m Q_R) / (sqrt(D) + 1e-8)) Q_R^T
+        m <- average of G,   D <- average of (Q_L^T G Q_R)^2,   both unbiased
+        w <- (1 - lr weight_decay) w - lr Q_L ((Q_L^T m Q_R) / sqrt(D)) Q_R^T
 
-    The reference keeps m rotated, which is the same, skips its first step, where ours is Adam's,
-    corrects the bias of m, and leaves D as it is when a basis turns, where ours carries it over.
-    Source: Vyas et al. 2024, arXiv:2409.11321 (lr 3e-3, betas 0.95, every 10).
+    Its defaults are the reference's: lr 3e-3, betas 0.95, bases renewed behind every tenth step,
+    by one step of orthogonal iteration.  Other than the reference, ours
+    - takes Adam's step first, where the reference learns a basis and does not move;
+    - renews bases more often at first, the weights in turn;
+    - carries D over where a basis turns, by the squares of the rotation; the reference sorts it;
+    - bounds sqrt(D) from below by 1e-4 of its largest entry, where the reference adds 1e-8;
+    - cuts long weights into square blocks, and sides above `max_dim`, of which the reference
+      leaves those above 10000 as they are;
+    - has no weight decay, where the reference's is 0.01, behind the step.
+    Source: Vyas et al. 2024, arXiv:2409.11321.
     """
     metric = _metric(Sum(), beta, beta, every, max_dim, instant=False)
-    return preconditioned(model, lr, metric, momentum, options)
+    return preconditioned(model, lr, metric, Unbiased(momentum), options)
 
 
 def kl_soap(
@@ -60,10 +67,14 @@ def kl_soap(
 ) -> SteepestDescent:
     """SOAP in the eigenbasis of KL-Shampoo's factors, each of which whitens the other's samples.
 
-    Source: Lin et al. 2025, arXiv:2509.03378 (betas 0.9 and 0.98, every 10).
+        L <- beta L + (1 - beta) G R^-1 G^T / n,   R <- ... G^T L^-1 G / m;   the rest as in `soap`
+
+    The reference has lr 1e-4, betas 0.9 and 0.98, no bias correction, and begins with a fixed
+    multiple of the identity; ours has SOAP's defaults and begins at the size of the first gradient.
+    Source: Lin et al. 2025, arXiv:2509.03378.
     """
     metric = _metric(KL(), beta, beta, every, max_dim, instant=False)
-    return preconditioned(model, lr, metric, momentum, options)
+    return preconditioned(model, lr, metric, Unbiased(momentum), options)
 
 
 def eshampoo(
@@ -79,12 +90,15 @@ def eshampoo(
 ) -> SteepestDescent:
     """Shampoo with its eigenvalues corrected in every step, its bases when they are off by 10 %.
 
-    SOAP's arithmetic with the gradient of the step in both metric and direction, and a basis that
-    stays as long as the factor's part off its diagonal is at most `tolerance` of its norm.
+        L, R, Q_L, Q_R of the gradients up to G itself;   B_L = Q_L^T L Q_L
+        Q_L stays where ||B_L - diag B_L||_F <= tolerance ||B_L||_F;   the rest as in `soap`
+
+    Without memory it is sign descent in the eigenbasis of G, which is Muon.  The reference adds
+    1e-12 to sqrt(D) and cuts weights into blocks of 1024.
     Source: Eschenhagen et al. 2025, arXiv:2506.03595.
     """
     metric = _metric(Sum(), beta, beta, every, max_dim, instant=True, tolerance=tolerance)
-    return preconditioned(model, lr, metric, momentum, options)
+    return preconditioned(model, lr, metric, Unbiased(momentum), options)
 
 
 def soap_muon(
@@ -105,7 +119,7 @@ def soap_muon(
 
         w <- (1 - lr weight_decay) w - lr sqrt(m/n) polar(SOAP's direction)
 
-    It is no steepest descent in any norm, and may ascend.
+    It is no steepest descent in any norm, and may ascend.  lr and the scale are those of `muon`.
     Source: the record runs of github.com/KellerJordan/modded-nanogpt, 2026.
     """
     metric = First(_metric(Sum(), beta, beta, every, max_dim, instant=False))

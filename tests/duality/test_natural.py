@@ -29,6 +29,7 @@ from modula.norms import (
     Dense,
     Diagonal,
     DiagonalMode,
+    Eigenbasis,
     Flat,
     InCoordinates,
     Kronecker,
@@ -263,7 +264,9 @@ def first(what: Program, name: str, shape: tuple[int, ...]) -> Tensor:
 NORMS = [L2(2), Spectral(), Max(2)]
 
 
-@pytest.mark.parametrize("metric", [Diagonal(), Kronecker(every=1), Scalar()], ids=str)
+@pytest.mark.parametrize(
+    "metric", [Diagonal(), Kronecker(every=1), Scalar(), Eigenbasis()], ids=str
+)
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 @pytest.mark.parametrize("manifold", [Euclidean(), Sphere(ndim=2), Stiefel()], ids=str)
 def test_under_any_metric_the_direction_is_certified(

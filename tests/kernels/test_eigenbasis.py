@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.kernels.eigenbasis import carried, next_basis, off_diagonal
+from modula.kernels.eigenbasis import carried, next_basis, off_diagonal, root_in_basis
 from modula.kernels.polar import exact_polar
 from strategies import seeds
 
@@ -33,11 +33,12 @@ def renewed(s: Tensor, q: Tensor, step: Tensor = OLD, tolerance: float = 0.0) ->
 
 def test_at_first_it_is_the_eigenbasis_and_later_it_comes_nearer() -> None:
     s, q = factor(6), basis(6, 5)
-    assert off_diagonal(s, renewed(s, q, YOUNG)) < 1e-12
-    ratios = [float(off_diagonal(s, q))]
+    found = renewed(s, q, YOUNG)
+    assert off_diagonal(found.mT @ s @ found) < 1e-12
+    ratios = [float(off_diagonal(q.mT @ s @ q))]
     for _ in range(60):
         q = renewed(s, q)
-        ratios.append(float(off_diagonal(s, q)))
+        ratios.append(float(off_diagonal(q.mT @ s @ q)))
         assert_close(q.mT @ q, torch.eye(6, dtype=DTYPE))
     assert ratios[-1] < 1e-8 < ratios[0]
 
@@ -54,9 +55,29 @@ def test_bases_stay_where_nothing_can_be_said_or_nothing_has_to() -> None:
     for bad in (0 * s, s * float("nan"), s * float("inf")):
         for step in (OLD, YOUNG):
             assert torch.equal(renewed(bad, q, step), q)
-    ratio = float(off_diagonal(s, q))
+    ratio = float(off_diagonal(q.mT @ s @ q))
     assert torch.equal(renewed(s, q, tolerance=1.01 * ratio), q)
     assert not torch.equal(renewed(s, q, tolerance=0.99 * ratio), q)
+
+
+def test_young_and_old_weights_share_a_batch() -> None:
+    stack = torch.stack([factor(5, 1), factor(5, 2)])
+    bases = torch.stack([basis(5, 3), basis(5, 4)])
+    found = next_basis(stack, bases, torch.tensor([3.0, 50.0]), young=10, tolerance=0.0)
+    for k, step in enumerate((YOUNG, OLD)):
+        assert_close(found[k], renewed(stack[k], bases[k], step))
+
+
+def test_in_the_eigenbasis_a_root_is_the_inverse_root() -> None:
+    s, before = factor(5), draw(5, 5)
+    q = torch.linalg.eigh(s)[1]
+    for power in (0.5, 1.0):
+        found = root_in_basis(s, q, before, power=power, damping=0.0)
+        assert_close(torch.linalg.matrix_power(found, round(1 / power)), torch.linalg.inv(s))
+    bounded = root_in_basis(s - 0.01 * torch.eye(5), q, before, power=0.5, damping=0.1)
+    assert torch.linalg.eigvalsh(bounded).max() <= (0.1 * (s.trace() / 5 - 0.01)) ** -0.5 * 1.001
+    for bad in (0 * s, s * float("nan"), s * float("inf"), -s):
+        assert torch.equal(root_in_basis(bad, q, before, power=0.5, damping=0.1), before)
 
 
 @given(seed=seeds(), blocks=st.integers(1, 3))
