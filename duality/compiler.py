@@ -13,6 +13,8 @@ from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
 CACHE_ENTRIES = 1 << 18
+# Elsewhere it is bounded where lines work on copies of the state, which shall stay small.
+COPIED_ENTRIES = 1 << 24
 
 Rows = tuple[int, ...]
 Statistics = Mapping[str, Tensor]
@@ -29,9 +31,14 @@ class Batch:
     """
 
     def __init__(
-        self, programs: Sequence[Program], weights: Sequence[Tensor], turns: Sequence[float] = ()
+        self,
+        programs: Sequence[Program],
+        weights: Sequence[Tensor],
+        turns: Sequence[float] = (),
+        kept: torch.dtype | None = None,
     ) -> None:
         self.program = programs[0].signature
+        self.kept = kept
         self.weights = list(weights)
         self.scales = [_scales(program) for program in programs]
         self.state = {name: self._new_state(name) for name in self.program.state}
@@ -43,10 +50,13 @@ class Batch:
     def _new_state(self, name: str) -> Storage:
         if name in COUNTERS:
             shapes: list[tuple[int, ...]] = [()] * len(self.weights)
-            return Storage.filled(Slot(()), shapes, torch.float32, torch.device("cpu"))
+            count = torch.float32
+            return Storage.filled(Slot(()), shapes, count, torch.device("cpu"), count)
         first, slot = self.weights[0], self.program.slot(name)
+        working = state_dtype(first)
+        dtype = self.kept if self.kept is not None and slot.shape is None else working
         shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
-        return Storage.filled(slot, shapes, state_dtype(first), first.device)
+        return Storage.filled(slot, shapes, dtype, first.device, working)
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """Views of one weight's state, by name."""
@@ -68,8 +78,6 @@ class Batch:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
             self._rows[name] = rows
             self._env[name] = [statistics[i][name].to(dtype) for i in rows]
-        for name, storage in self.state.items():
-            self._env[name] = [storage.views[i] for i in self._chosen]
         if self._chosen:
             self._run(self.program.proposal, 0, live)
 
@@ -77,7 +85,6 @@ class Batch:
         """Noises by which the weights are to be moved before their gradients are taken."""
         self._chosen = tuple(range(len(self.weights)))
         self._env = {"weight": self.weights}
-        self._env |= {name: list(storage.views) for name, storage in self.state.items()}
         self._run(self.program.draw, len(self.program.lines), live)
         noises: list[Tensor] = self._listed(NOISE)
         self._env, self._rows = {}, {}
@@ -175,14 +182,15 @@ class Batch:
             self._env[name], self._rows[name] = result, rows
 
     def _keep_listed(self, each: Line, results: list[Tensor], rows: Rows) -> None:
-        if each.op.writes_first and (each.result == "weight" or each.result in self.state):
-            return  # the op has written where they are kept
         if each.result in self.state:
-            self.state[each.result].write_(rows, results)
-        else:
+            if not (each.op.writes_first and self.state[each.result].is_worked_on):
+                self.state[each.result].write_(rows, results)
+        elif not (each.op.writes_first and each.result == "weight"):  # else it is written already
             self._env[each.result], self._rows[each.result] = results, rows
 
     def _listed(self, name: str, rows: Rows | None = None) -> Any:
+        if name in self.state:
+            return self.state[name].listed(self._chosen if rows is None else rows)
         value = self._env[name]
         if isinstance(value, Tensor) and not value.ndim:
             return value  # lr
@@ -190,9 +198,9 @@ class Batch:
         return parts if rows is None else self._part(name, parts, rows)
 
     def _stacked(self, name: str, rows: Rows) -> Tensor:
-        value = self._env[name]
         if name in self.state:
             return self.state[name].stacked(rows)
+        value = self._env[name]
         if isinstance(value, Tensor):
             have = self._rows.get(name, self._chosen)
             return value if have == rows or not value.ndim else value[_places(rows, have)]
@@ -224,21 +232,25 @@ def state_dtype(weight: Tensor) -> torch.dtype:
 
 
 def batches(
-    programs: Sequence[Program], weights: Sequence[Tensor]
+    programs: Sequence[Program], weights: Sequence[Tensor], kept: torch.dtype | None = None
 ) -> list[tuple[Batch, list[int]]]:
-    """Group weights into batches; each comes with the positions of its weights."""
+    """Group weights into batches; each comes with the positions of its weights.
+
+    kept  dtype in which weight-shaped state outlives a step; None for the one computed in
+    """
     groups: dict[Any, list[int]] = {}
     sizes: dict[Any, int] = {}
     for i, (program, weight) in enumerate(zip(programs, weights, strict=True)):
         key = _group(program, weight)
-        if program.is_elementwise and weight.device.type == "cpu":
+        most = CACHE_ENTRIES if weight.device.type == "cpu" else (COPIED_ENTRIES if kept else None)
+        if program.is_elementwise and most is not None:
             sizes[key] = sizes.get(key, 0) + weight.numel()
-            key = (*key, sizes[key] // CACHE_ENTRIES)
+            key = (*key, sizes[key] // most)
         groups.setdefault(key, []).append(i)
     turns = _turns(programs)
     return [
         (
-            Batch([programs[i] for i in g], [weights[i] for i in g], [turns[i] for i in g]),
+            Batch([programs[i] for i in g], [weights[i] for i in g], [turns[i] for i in g], kept),
             g,
         )
         for g in groups.values()

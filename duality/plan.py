@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
+from math import prod
 
 from rich.console import Console
 from rich.table import Table
@@ -72,6 +73,7 @@ class Row:
     twin: str
     flops: float
     bytes: float
+    state_bytes: int
 
 
 def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> Program:
@@ -134,8 +136,10 @@ def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
     return (line("step", apply.count, "step"), *lines) if asks else lines
 
 
-def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> Row:
-    """The plan's row of one weight."""
+def row_of(
+    name: str, shape: Shape, declaration: Declaration, itemsize: int, kept: int | None = None
+) -> Row:
+    """The plan's row of one weight; kept: bytes an entry of weight-shaped state, if others."""
     setting = declaration.setting
     program = program_of(declaration, shape, name)
     cost = program.cost(shape, itemsize)
@@ -156,6 +160,7 @@ def row_of(name: str, shape: Shape, declaration: Declaration, itemsize: int) -> 
         twin="plain",
         flops=cost.flops,
         bytes=cost.bytes,
+        state_bytes=program.state_bytes(shape, max(itemsize, 4), kept),
     )
 
 
@@ -184,7 +189,12 @@ class Plan:
         columns = [c for c in _COLUMNS if c not in unused]
         flops = sum(row.flops for row in self.rows)
         moved = sum(row.bytes for row in self.rows)
-        caption = f"{len(self.rows)} weights; a step costs {flops:.3g} FLOPs, {moved:.3g} bytes"
+        kept = sum(row.state_bytes for row in self.rows)
+        share = kept / max(1, sum(prod(row.shape) for row in self.rows))
+        caption = (
+            f"{len(self.rows)} weights; a step costs {flops:.3g} FLOPs, {moved:.3g} bytes; "
+            f"state: {share:.3g} bytes a weight entry"
+        )
         table = Table(title="What is done to each weight, and why", caption=caption)
         for column in (*columns, "MFLOPs"):
             table.add_column(column, justify="right" if column == "MFLOPs" else "left")
@@ -261,6 +271,8 @@ pre{{margin:0;font-size:12px}}th{{position:sticky;top:0;background:#fff}}</style
 """
 
 
-def plan_of(declarations: Sequence[tuple[str, Shape, Declaration, int]]) -> Plan:
-    """The plan of (name, shape, declaration, bytes an entry) for each weight."""
-    return Plan(tuple(row_of(*each) for each in declarations))
+def plan_of(
+    declarations: Sequence[tuple[str, Shape, Declaration, int]], kept: int | None = None
+) -> Plan:
+    """The plan of (name, shape, declaration, bytes an entry) for each weight; kept: see row_of."""
+    return Plan(tuple(row_of(*each, kept) for each in declarations))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -197,6 +198,12 @@ class Program:
         local = all(each.op.locality is Locality.ELEMENTWISE for each in self.lines)
         own_shape = all(slot.shape is None for _, slot in self.slots)
         return local and own_shape and not self.statistics
+
+    def state_bytes(self, shape: Shape, itemsize: int, kept: int | None = None) -> int:
+        """Bytes of one weight's state, computed in itemsize; kept: of weight-shaped entries."""
+        slots = [self.slot(name).shape for name in self.state if name not in COUNTERS]
+        full = sum(prod(own) for own in slots if own is not None) * itemsize
+        return full + slots.count(None) * prod(shape) * (kept or itemsize)
 
     def cost(self, shape: Shape, itemsize: int) -> Cost:
         """Work of one step on one weight, averaged over the steps that a line is left out."""

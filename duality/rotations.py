@@ -58,7 +58,7 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
         ),
         direction=NAMES.get(inner.direction, inner.direction),
         query=NAMES.get(inner.query, inner.query),
-        slots=(*slots.items(), ("order", order), ("base", Slot())),
+        slots=(*slots.items(), ("order", order), ("base", Slot(tuple(shape)))),
     )
 
 

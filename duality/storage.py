@@ -9,13 +9,24 @@ import torch
 from torch import Tensor
 
 from modula.duality.program import Slot
+from modula.kernels.rounding import to_bfloat16_at_random
 
 
 class Storage:
-    """views[i] is what weight i of the batch sees, and what `optimizer.state` shows."""
+    """views[i] is what is kept for weight i of the batch, and what `optimizer.state` shows.
 
-    def __init__(self, views: list[Tensor]) -> None:
+    working  dtype that is computed in; if it is another than that of the views, lines get copies,
+             and what they keep is rounded to bfloat16 at random
+    """
+
+    def __init__(self, views: list[Tensor], working: torch.dtype) -> None:
         self.views = views
+        self.working = working
+
+    @property
+    def is_worked_on(self) -> bool:
+        """Whether lines get the views themselves, so that they may write to them."""
+        return self.views[0].dtype == self.working
 
     @classmethod
     def filled(
@@ -24,6 +35,7 @@ class Storage:
         shapes: Sequence[tuple[int, ...]],
         dtype: torch.dtype,
         device: torch.device,
+        working: torch.dtype,
     ) -> Storage:
         """One buffer for all shapes, holding what the slot says."""
         sizes = [prod(shape) for shape in shapes]
@@ -32,18 +44,24 @@ class Storage:
         views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         for view in views:
             slot.fill_(view)
-        return cls(views)
+        return cls(views, working)
+
+    def listed(self, rows: Sequence[int]) -> list[Tensor]:
+        """The state of these weights, one by one."""
+        return [self.views[i].to(self.working) for i in rows]
 
     def stacked(self, rows: Sequence[int]) -> Tensor:
         """The state of these weights, equal in shape, as (rows, *shape); not a copy if all."""
         if len(rows) == 1:
-            return self.views[rows[0]].unsqueeze(0)
+            return self.views[rows[0]].unsqueeze(0).to(self.working)
         if len(rows) == len(self.views):
-            return self._whole()
-        return torch.stack([self.views[i] for i in rows])
+            return self._whole().to(self.working)
+        return torch.stack(self.listed(rows))
 
     def write_(self, rows: Sequence[int], values: Tensor | Sequence[Tensor]) -> None:
         """Keep the values of these weights: (rows, *shape), or a list."""
+        if not self.is_worked_on:
+            values = [to_bfloat16_at_random(value) for value in values]
         if isinstance(values, Tensor) and len(rows) == len(self.views):
             self._whole().copy_(values)
         else:

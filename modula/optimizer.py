@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 # What a copy or a pickle needs besides torch's own; the batches are derived again.
 _OWN = (
-    *("length_rule", "maximize", "on_nonfinite", "skipped"),
+    *("length_rule", "maximize", "on_nonfinite", "skipped", "state_dtype"),
     *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
 )
 
@@ -80,6 +80,8 @@ class SteepestDescent(torch.optim.Optimizer):
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
     certify_every steps from one look at every direction's certificate to the next, logged and kept
                   in `certificates`: see modula.certification for what it costs; None never looks
+    state_dtype   torch.bfloat16 keeps weight-shaped state in half the memory, rounded at random;
+                  None keeps it in float32, or in the dtype of the weight if that is finer
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -99,10 +101,14 @@ class SteepestDescent(torch.optim.Optimizer):
         maximize: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
         certify_every: int | None = None,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
+        if state_dtype not in (None, torch.bfloat16):
+            raise ValueError(f"state_dtype is torch.bfloat16 or None; got {state_dtype}")
+        self.state_dtype = state_dtype
         self.length_rule = _length_rule(lr, potential)
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
@@ -166,7 +172,7 @@ class SteepestDescent(torch.optim.Optimizer):
                 group.setdefault(key, value)
         group["geometry"] = [_fingerprint(d) for d in declarations]
         self._declarations.append(declarations)
-        self._batches.append(batches(programs, weights))
+        self._batches.append(batches(programs, weights, self.state_dtype))
         self._bind_state()
         if self._landings is None:
             _land_(landings)
@@ -190,7 +196,8 @@ class SteepestDescent(torch.optim.Optimizer):
                 _names(group), group["params"], declarations, strict=True
             )
         ]
-        return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))))
+        kept = self.state_dtype.itemsize if self.state_dtype else None
+        return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))), kept)
 
     # --- what metrics ask of the network ---------------------------------------------------------
 
@@ -406,7 +413,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
             rows = zip(declarations, group["params"], _names(group), strict=True)
             programs = [program_of(d, w.shape, n) for d, w, n in rows]
-            self._batches.append(batches(programs, group["params"]))
+            self._batches.append(batches(programs, group["params"], self.state_dtype))
         self._bind_state()
         for weight, own in saved.items():
             for name, value in own.items():
