@@ -15,18 +15,15 @@ from modula.kernels.rounding import to_bfloat16_at_random
 class Storage:
     """views[i] is what is kept for weight i of the batch, and what `optimizer.state` shows.
 
-    working  dtype that is computed in; if it is another than that of the views, lines get copies,
-             and what they keep is rounded to bfloat16 at random
+    working       dtype that is computed in; if it is another than that of the views, lines get
+                  copies, and what they keep is rounded to bfloat16 at random
+    is_worked_on  whether lines get the views themselves, so that they may write to them
     """
 
     def __init__(self, views: list[Tensor], working: torch.dtype) -> None:
         self.views = views
         self.working = working
-
-    @property
-    def is_worked_on(self) -> bool:
-        """Whether lines get the views themselves, so that they may write to them."""
-        return self.views[0].dtype == self.working
+        self.is_worked_on = views[0].dtype == working
 
     @classmethod
     def filled(
@@ -48,7 +45,8 @@ class Storage:
 
     def listed(self, rows: Sequence[int]) -> list[Tensor]:
         """The state of these weights, one by one."""
-        return [self.views[i].to(self.working) for i in rows]
+        views = [self.views[i] for i in rows]
+        return views if self.is_worked_on else [view.to(self.working) for view in views]
 
     def stacked(self, rows: Sequence[int]) -> Tensor:
         """The state of these weights, equal in shape, as (rows, *shape); not a copy if all."""
