@@ -46,15 +46,13 @@ def unit_scale(size: Tensor, d: int, power: float, trace_power: float) -> Tensor
 def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and basis of symmetric matrices; in float64 where float32 does not converge."""
     symmetric = (x + x.mT) / 2
-    try:
-        return torch.linalg.eigh(symmetric)
-    except LinAlgError:
-        pass
-    try:
-        values, basis = torch.linalg.eigh(symmetric.double())
-        return values.to(x.dtype), basis.to(x.dtype)
-    except LinAlgError:
-        return torch.full_like(x[..., 0], torch.nan), torch.full_like(x, torch.nan)
+    for precise in (symmetric, symmetric.double()):
+        try:
+            values, basis = torch.linalg.eigh(precise)
+            return values.to(x.dtype), basis.to(x.dtype)
+        except LinAlgError:
+            continue
+    return torch.full_like(x[..., 0], torch.nan), torch.full_like(x, torch.nan)
 
 
 def inverse_root_diagonal_plain(

@@ -31,8 +31,9 @@ from modula.bonds import (
 from modula.compounds import GPT, MLP, Compound, ResNet
 from modula.declare import declare
 from modula.geometry import Geometry, geometries
+from modula.groups import Group
 from modula.network import modular_norm, product_manifold
-from modula.optimizer import Group, NonFiniteGradient, SteepestDescent
+from modula.optimizer import NonFiniteGradient, SteepestDescent
 
 __version__ = "0.1.0"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from modula.declare import geometries_of
+from modula.groups import budgets_of
 from modula.manifolds.product import Product
 from modula.norms.modular import Composition, MaxOf
-from modula.optimizer import budgets_of
 
 
 def product_manifold(model: nn.Module) -> Product:

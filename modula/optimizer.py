@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from modula.algebra import Module
 from modula.automatic import Automatic
 from modula.certification import Certification
-from modula.declare import geometries_of
 from modula.duality import (
     Average,
     Batch,
@@ -24,12 +21,22 @@ from modula.duality import (
     Momentum,
     Plan,
     Potential,
-    Setting,
     ShortStep,
     Unit,
     batches,
     plan_of,
     program_of,
+)
+from modula.groups import (
+    Group,
+    check_not_negative,
+    check_state,
+    declarations_of,
+    fingerprint,
+    land_,
+    names_of,
+    param_groups,
+    point_of,
 )
 from modula.statistics import Statistics
 from modula.watch import Watch
@@ -44,23 +51,9 @@ _OWN = (
 
 LengthRule = Automatic | Clip | ShortStep
 
-OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
-
 
 class NonFiniteGradient(ArithmeticError):
     """A gradient holds an infinity or a NaN; nothing was changed."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Weights that share a learning rate: a row of param_groups.
-
-    declarations  full weight name -> Declaration
-    lr            of this group; None takes the optimizer's
-    """
-
-    declarations: Mapping[str, Declaration]
-    lr: float | None = None
 
 
 class SteepestDescent(torch.optim.Optimizer):
@@ -126,9 +119,9 @@ class SteepestDescent(torch.optim.Optimizer):
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
         self._landings: list[tuple[Tensor, Tensor]] | None = []
-        super().__init__(_param_groups(groups, weights, rate), {"lr": rate})
+        super().__init__(param_groups(groups, weights, rate), {"lr": rate})
         # Only now, when everything is derived: an error leaves every weight as it was.
-        _land_(self._landings)
+        land_(self._landings)
         self._landings = None
         self.watch(model)
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
@@ -164,18 +157,18 @@ class SteepestDescent(torch.optim.Optimizer):
         for key in self.defaults.keys() - given - {"lr"}:
             del group[key]  # a default of the first group, which this one's programs may not have
         weights: list[Tensor] = group["params"]
-        rows = list(zip(declarations, weights, _names(group), strict=True))
+        rows = list(zip(declarations, weights, names_of(group), strict=True))
         programs = [program_of(d, w.shape, n) for d, w, n in rows]
-        landings = [landing for row in rows for landing in _landing(*row)]
+        landings = [landing for row in rows for landing in point_of(*row)]
         for program in programs:
             for key, value in program.live.items():
                 group.setdefault(key, value)
-        group["geometry"] = [_fingerprint(d) for d in declarations]
+        group["geometry"] = [fingerprint(d) for d in declarations]
         self._declarations.append(declarations)
         self._batches.append(batches(programs, weights, self.state_dtype))
         self._bind_state()
         if self._landings is None:
-            _land_(landings)
+            land_(landings)
         else:
             self._landings += landings
 
@@ -193,7 +186,7 @@ class SteepestDescent(torch.optim.Optimizer):
             (name, tuple(weight.shape), declaration, weight.element_size())
             for group, declarations in zip(self.param_groups, self._declarations, strict=True)
             for name, weight, declaration in zip(
-                _names(group), group["params"], declarations, strict=True
+                names_of(group), group["params"], declarations, strict=True
             )
         ]
         kept = self.state_dtype.itemsize if self.state_dtype else None
@@ -236,7 +229,7 @@ class SteepestDescent(torch.optim.Optimizer):
             for group, compiled in zip(self.param_groups, self._batches, strict=True):
                 for batch, positions in compiled:
                     if batch.program.draw:
-                        names = _names(group)
+                        names = names_of(group)
                         drawn = batch.draw(group)
                         noises |= {names[i]: n for i, n in zip(positions, drawn, strict=True)}
         with self._watched().perturbed(noises) if noises else nullcontext():
@@ -253,7 +246,7 @@ class SteepestDescent(torch.optim.Optimizer):
     def _named(self) -> Iterator[tuple[str, Batch]]:
         """Each weight's full name, with its batch."""
         for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            names = _names(group)
+            names = names_of(group)
             for batch, positions in compiled:
                 yield from ((names[i], batch) for i in positions)
 
@@ -262,7 +255,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if self._watch is None or not self._watch.wanted:
             return
         expected = {
-            _names(group)[i]: names
+            names_of(group)[i]: names
             for group, compiled in zip(self.param_groups, self._batches, strict=True)
             for batch, positions in compiled
             for i, names in zip(positions, batch.expects(), strict=True)
@@ -331,7 +324,7 @@ class SteepestDescent(torch.optim.Optimizer):
 
     def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
         group = self.param_groups[index]
-        names = [_names(group)[i] for i in positions]
+        names = [names_of(group)[i] for i in positions]
         seen = [self._seen.get(name, {}) for name in names] if self._seen else []
         gradients = [group["params"][i].grad for i in positions]
         if self.maximize:  # a region lets a weight go in one direction and not in the other
@@ -345,7 +338,7 @@ class SteepestDescent(torch.optim.Optimizer):
         named = [
             (name, weight.grad)
             for group in self.param_groups
-            for name, weight in zip(_names(group), group["params"], strict=True)
+            for name, weight in zip(names_of(group), group["params"], strict=True)
             if weight.grad is not None
         ]
         for name, gradient in named:
@@ -391,14 +384,14 @@ class SteepestDescent(torch.optim.Optimizer):
         index = 0
         for saved, own in zip(saved_groups, own_groups, strict=True):
             geometry = saved.get("geometry", [None] * len(own["params"]))
-            rows = zip(_names(own), own["params"], geometry, own["geometry"], strict=True)
+            rows = zip(names_of(own), own["params"], geometry, own["geometry"], strict=True)
             for name, weight, was, now in rows:
                 if was != now:
                     raise ValueError(
                         f"{name} was saved under {was or 'no geometry'}, but is declared {now}: "
                         "build the optimizer as it was when the state was saved"
                     )
-                _check_state(name, self.state[weight], state_dict["state"].get(index, {}))
+                check_state(name, self.state[weight], state_dict["state"].get(index, {}))
                 index += 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -411,7 +404,7 @@ class SteepestDescent(torch.optim.Optimizer):
         saved = {weight: dict(own) for weight, own in self.state.items()}
         self._batches, self._watch, self._seen = [], None, {}
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
-            rows = zip(declarations, group["params"], _names(group), strict=True)
+            rows = zip(declarations, group["params"], names_of(group), strict=True)
             programs = [program_of(d, w.shape, n) for d, w, n in rows]
             self._batches.append(batches(programs, group["params"], self.state_dtype))
         self._bind_state()
@@ -420,101 +413,12 @@ class SteepestDescent(torch.optim.Optimizer):
                 self.state[weight][name].copy_(value)
 
 
-def declarations_of(
-    model: nn.Module,
-    momentum: Momentum = Average(0.95),
-    potential: Potential = Unit(),
-    weight_decay: float | Decay = 0.0,
-) -> dict[str, Declaration]:
-    """The network's own geometry and budgets; budgets are 1 where no masses are declared."""
-    budgets = budgets_of(model)
-    return {
-        name: Declaration(
-            Setting(geometry.norm, geometry.manifold, geometry.metric, potential, momentum),
-            geometry.role,
-            budgets.get(name, 1.0),
-            weight_decay or None,
-        )
-        for name, geometry in geometries_of(model).items()
-    }
-
-
 def _length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
     """What measures the step by the dual norm of the whole network, if anything does."""
     clip = potential if isinstance(potential, Clip | ShortStep) else None
     if clip is not None and isinstance(lr, Automatic):
         raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
     return lr if isinstance(lr, Automatic) else clip
-
-
-def budgets_of(model: nn.Module) -> dict[str, float]:
-    """Modular budgets of a normed network; empty for a plain torch model."""
-    return model.budgets() if isinstance(model, Module) else {}
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """Raise ValueError for a negative or non-finite hyperparameter."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
-
-
-def _param_groups(
-    groups: Sequence[Group], weights: Mapping[str, nn.Parameter], lr: float
-) -> list[dict[str, Any]]:
-    declared = {name for group in groups for name in group.declarations}
-    missing = [name for name in weights if name not in declared]
-    if missing or not weights:
-        what = (
-            f"no geometry is declared for {', '.join(missing)}" if missing else "no weight to train"
-        )
-        raise ValueError(f"{what}: declare them with modula.declare(model, {{name: norm}})")
-    return [
-        {
-            "params": [(name, weights[name]) for name in group.declarations if name in weights],
-            "declarations": [d for name, d in group.declarations.items() if name in weights],
-            "lr": lr if group.lr is None else group.lr,
-        }
-        for group in groups
-        if any(name in weights for name in group.declarations)
-    ]
-
-
-def _names(group: Mapping[str, Any]) -> list[str]:
-    names: list[str] = group.get(
-        "param_names", [f"weight {i}" for i in range(len(group["params"]))]
-    )
-    return names
-
-
-def _fingerprint(declaration: Declaration) -> str:
-    setting = declaration.setting
-    parts = (setting.norm, setting.manifold, setting.metric, setting.potential, setting.momentum)
-    return f"{' '.join(map(str, (*parts, *declaration.scalers)))} budget {declaration.budget:.6g}"
-
-
-def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
-    for key, value in own.items():
-        if key not in saved or tuple(saved[key].shape) != tuple(value.shape):
-            have = {k: tuple(v.shape) for k, v in saved.items()}
-            raise ValueError(f"{name} needs saved {key} of shape {tuple(value.shape)}; got {have}")
-
-
-@torch.no_grad()
-def _landing(
-    declaration: Declaration, weight: Tensor, name: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The weight and the nearest point of its manifold, unless it is there already."""
-    manifold = declaration.setting.manifold
-    distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
-    if distance > OFF_MANIFOLD:
-        yield weight, manifold.project(weight)
-        logger.warning("%s was %.3g off %s: projected", name, distance, manifold)
-
-
-@torch.no_grad()
-def _land_(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
-    for weight, point in landings:
-        weight.copy_(point)
 
 
 def _scalar(lr: Any, batch: Batch) -> Tensor:

@@ -20,10 +20,10 @@ from modula.duality import (
     Unit,
 )
 from modula.geometry import Geometry
+from modula.groups import Group
 from modula.norms.base import Norm
 from modula.norms.metric import Diagonal, Memory, Metric
 from modula.norms.vector import L2
-from modula.optimizer import Group
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from modula.duality import Average, Declaration, NoMomentum, Setting
 from modula.geometry import Geometry
+from modula.groups import Group, declarations_of
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.isospectral import Isospectral
@@ -23,7 +24,7 @@ from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import L2
-from modula.optimizer import Group, SteepestDescent, declarations_of
+from modula.optimizer import SteepestDescent
 from modula.recipes.common import adam_options, weights_of
 
 

@@ -19,10 +19,11 @@ from modula.duality import (
     Setting,
 )
 from modula.geometry import Geometry
+from modula.groups import Group
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
 from modula.norms.vector import Max
-from modula.optimizer import Group, SteepestDescent
+from modula.optimizer import SteepestDescent
 from modula.recipes.common import matrices_and_others, weights_of
 
 SCALES: dict[str, Callable[[int, int], float]] = {

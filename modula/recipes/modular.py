@@ -20,10 +20,11 @@ from modula.duality import (
     Unit,
 )
 from modula.geometry import Geometry
+from modula.groups import Group, budgets_of, declarations_of
 from modula.norms.base import Norm
 from modula.norms.operator import Rows
 from modula.norms.vector import L2, RMS
-from modula.optimizer import Group, SteepestDescent, budgets_of, declarations_of
+from modula.optimizer import SteepestDescent
 from modula.recipes.common import weights_of
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from metrics import DTYPE, Runner, draw
 from torch import Tensor
 from torch.testing import assert_close
 
+from metrics import DTYPE, Runner, draw
 from modula.duality import Average, Batch, Unbiased
 from modula.kernels import eigenbasis
 from modula.kernels.op import Op, elementwise_cost

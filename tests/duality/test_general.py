@@ -14,6 +14,7 @@ from modula.duality.general import solve, steepest_tangent
 from modula.duality.hyperplane import steepest_in_hyperplane
 from modula.duality.plan import Declaration
 from modula.duality.rules import rule_name
+from modula.groups import Group
 from modula.manifolds import Manifold, Oblique, Sphere, Stiefel
 from modula.manifolds.implicit import Implicit
 from modula.manifolds.spectral_sphere import SpectralSphere
@@ -33,7 +34,7 @@ from modula.norms import (
     Rows,
     Spectral,
 )
-from modula.optimizer import Group, SteepestDescent
+from modula.optimizer import SteepestDescent
 
 NORMS: list[Norm] = [
     L1(2),

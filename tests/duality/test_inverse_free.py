@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from metrics import DTYPE, Runner, draw
 from modula.duality import Behind, HeavyBall
 from modula.duality.coordinates import describe
 from modula.norms import (
@@ -20,7 +21,6 @@ from modula.norms import (
     Metric,
     Mode,
 )
-from tests.support.metrics import DTYPE, Runner, draw
 
 PURE: dict[str, Any] = {"damping": 0.0, "square": False}
 

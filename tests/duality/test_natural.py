@@ -7,16 +7,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from metrics import DTYPE, Runner, draw, program
 from modula.duality import (
     Batch,
-    Declaration,
     NoMomentum,
     Program,
-    Setting,
     Sharp,
-    Unit,
     certify,
-    program_of,
 )
 from modula.duality.coordinates import coordinates
 from modula.duality.fitted import fit
@@ -45,50 +42,17 @@ from modula.norms import (
 from modula.norms.metric import First
 
 EXACT = {"damping": 0.0, "every": 1, "balance": False, "square": False}
-DTYPE = torch.float64
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
-
-
-def program(
-    metric: Metric, shape: tuple[int, ...], norm: Norm | None = None, **how: Any
-) -> Program:
-    potential = how.pop("potential", Sharp() if norm is None else Unit())
-    setting = Setting(norm or L2(len(shape)), metric=metric, potential=potential, **how)
-    return program_of(Declaration(setting), shape)
-
-
-class Runner:
-    """One weight under a program; `step` gives the direction it moved along."""
-
-    def __init__(self, what: Program, shape: tuple[int, ...]) -> None:
-        self.weight = torch.zeros(shape, dtype=DTYPE)
-        self.batch = Batch([what], [self.weight])
-
-    def step(self, gradient: Tensor) -> Tensor:
-        before = self.weight.clone()
-        self.batch.propose([gradient], {})
-        self.batch.update(torch.ones((), dtype=DTYPE), {})
-        return before - self.weight
-
-    def state(self, name: str) -> Tensor:
-        return self.batch.state[name].views[0]
 
 
 def run(metric: Metric, gradients: list[Tensor], **how: Any) -> tuple[Tensor, Runner]:
-    shape = tuple(gradients[0].shape)
-    runner = Runner(program(metric, shape, **how), shape)
-    for gradient in gradients:
-        direction = runner.step(gradient)
-    return direction, runner
+    runner = Runner(metric, tuple(gradients[0].shape), **how)
+    return runner.steps(gradients), runner
 
 
 def test_kl_shampoos_golden_sequence() -> None:
     metric = Kronecker(memory=Memory(0.9, unbiased=False, first=0.1), **EXACT)
     first, second = (torch.tensor(g, dtype=DTYPE) for g in ([[1, 2], [3, 4]], [[1, 0], [-1, 2]]))
-    runner = Runner(program(metric, (2, 2)), (2, 2))
+    runner = Runner(metric, (2, 2))
     expected = torch.tensor([[-1.658115, 1.348543], [0.962639, -0.271405]], dtype=DTYPE)
     assert_close(runner.step(first), expected, rtol=0, atol=1e-6)
     factor = torch.tensor([[2.59, 5.5], [5.5, 12.59]], dtype=DTYPE)
@@ -230,7 +194,7 @@ def test_a_batch_of_weights_moves_as_each_alone() -> None:
         batch.propose([streams[0][i], streams[1][i] if i else None], {})
         batch.update(torch.ones((), dtype=DTYPE), {})
     for weight, stream in zip(weights, (streams[0], streams[1][1:]), strict=True):
-        runner = Runner(what, shape)
+        runner = Runner(metric, shape)
         for gradient in stream:
             runner.step(gradient)
         assert_close(weight, runner.weight)
@@ -239,7 +203,7 @@ def test_a_batch_of_weights_moves_as_each_alone() -> None:
 def test_roots_are_renewed_by_turns_and_the_plain_program_agrees() -> None:
     shape, metric = (3, 3), Kronecker(every=4)
     what = program(metric, shape)
-    runner = Runner(what, shape)
+    runner = Runner(metric, shape)
     tensors = {name: runner.state(name).clone() for name in what.state}
     tensors["weight"] = torch.zeros(shape, dtype=DTYPE)
     for i in range(6):
@@ -292,15 +256,7 @@ def test_under_any_metric_the_direction_is_certified(
 
 
 def chained(metric: Metric, norm: Norm, gradients: list[Tensor]) -> Tensor:
-    what = program(First(metric), tuple(gradients[0].shape), norm)
-    return run_program(what, gradients)
-
-
-def run_program(what: Program, gradients: list[Tensor]) -> Tensor:
-    runner = Runner(what, tuple(gradients[0].shape))
-    for gradient in gradients:
-        direction = runner.step(gradient)
-    return direction
+    return Runner(First(metric), tuple(gradients[0].shape), norm=norm).steps(gradients)
 
 
 def jacobian_asymmetry(direction_of: Any, g: Tensor) -> float:
@@ -366,7 +322,7 @@ def test_within_a_ball_sophia_is_the_constrained_minimum(batch: float) -> None:
 def test_long_silence_and_a_silent_start_do_no_harm(metric: Metric) -> None:
     """O30, O31: factors freeze, nothing is NaN, and the next gradient is not amplified."""
     shape = (4, 3)
-    runner = Runner(program(metric, shape), shape)
+    runner = Runner(metric, shape)
     silent = torch.zeros(shape, dtype=DTYPE)
     assert torch.equal(runner.step(silent), silent)
     usual = [runner.step(draw(*shape, seed=i)).norm() for i in range(40)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from metrics import DTYPE, Runner, draw, kronecker_samples, program
 from modula.duality import Batch, Setting, Sharp, certify
 from modula.duality.coordinates import coordinates, describe
 from modula.duality.explain import known_as
@@ -30,7 +31,6 @@ from modula.norms import (
     Mode,
     Spectral,
 )
-from tests.support.metrics import DTYPE, Runner, draw, kronecker_samples, program
 
 PURE: dict[str, Any] = {"damping": 0.0, "square": False, "rate": 0.3, "last_rate": 0.3}
 SOLVERS = [PRO(), EQ()]

@@ -10,10 +10,11 @@ from torch.testing import assert_close
 import modula
 from modula.duality import Average, Setting, Sharp, certify, derive
 from modula.duality.plan import Declaration, program_of
+from modula.groups import Group
 from modula.manifolds import Cayley, CayleyNeumann, Isospectral, Rotations
 from modula.norms import L2, Max, RMSToRMS, Spectral
 from modula.norms.metric import Diagonal, Memory
-from modula.optimizer import Group, SteepestDescent
+from modula.optimizer import SteepestDescent
 
 EVERY, STEPS, LR = 4, 11, 0.05
 

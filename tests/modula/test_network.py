@@ -7,9 +7,9 @@ from torch.testing import assert_close
 
 import modula
 from modula.duality import Program, Setting, certify, derive
+from modula.groups import budgets_of
 from modula.manifolds import Oblique, SpectralBall, Sphere, Stiefel
 from modula.norms import L2, Max, RMSToRMS, Rows
-from modula.optimizer import budgets_of
 
 LR = 0.1
 

@@ -1,0 +1,125 @@
+"""Weights and their declarations: what a network declares, and rows of param_groups."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modula.algebra import Module
+from modula.declare import geometries_of
+from modula.duality import Average, Decay, Declaration, Momentum, Potential, Setting, Unit
+
+logger = logging.getLogger(__name__)
+
+OFF_MANIFOLD = 1e-3  # a relative residual above this is a weight that was not initialised on it
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that share a learning rate: a row of param_groups.
+
+    declarations  full weight name -> Declaration
+    lr            of this group; None takes the optimizer's
+    """
+
+    declarations: Mapping[str, Declaration]
+    lr: float | None = None
+
+
+def declarations_of(
+    model: nn.Module,
+    momentum: Momentum = Average(0.95),
+    potential: Potential = Unit(),
+    weight_decay: float | Decay = 0.0,
+) -> dict[str, Declaration]:
+    """The network's own geometry and budgets; budgets are 1 where no masses are declared."""
+    budgets = budgets_of(model)
+    return {
+        name: Declaration(
+            Setting(geometry.norm, geometry.manifold, geometry.metric, potential, momentum),
+            geometry.role,
+            budgets.get(name, 1.0),
+            weight_decay or None,
+        )
+        for name, geometry in geometries_of(model).items()
+    }
+
+
+def budgets_of(model: nn.Module) -> dict[str, float]:
+    """Modular budgets of a normed network; empty for a plain torch model."""
+    return model.budgets() if isinstance(model, Module) else {}
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError for a negative or non-finite hyperparameter."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
+
+
+def param_groups(
+    groups: Sequence[Group], weights: Mapping[str, nn.Parameter], lr: float
+) -> list[dict[str, Any]]:
+    """One row of torch's param_groups for each group that has a weight of the model."""
+    declared = {name for group in groups for name in group.declarations}
+    missing = [name for name in weights if name not in declared]
+    if missing or not weights:
+        what = (
+            f"no geometry is declared for {', '.join(missing)}" if missing else "no weight to train"
+        )
+        raise ValueError(f"{what}: declare them with modula.declare(model, {{name: norm}})")
+    return [
+        {
+            "params": [(name, weights[name]) for name in group.declarations if name in weights],
+            "declarations": [d for name, d in group.declarations.items() if name in weights],
+            "lr": lr if group.lr is None else group.lr,
+        }
+        for group in groups
+        if any(name in weights for name in group.declarations)
+    ]
+
+
+def names_of(group: Mapping[str, Any]) -> list[str]:
+    """Full names of a group's weights."""
+    names: list[str] = group.get(
+        "param_names", [f"weight {i}" for i in range(len(group["params"]))]
+    )
+    return names
+
+
+def fingerprint(declaration: Declaration) -> str:
+    """What of a declaration a saved state has to agree with."""
+    setting = declaration.setting
+    parts = (setting.norm, setting.manifold, setting.metric, setting.potential, setting.momentum)
+    return f"{' '.join(map(str, (*parts, *declaration.scalers)))} budget {declaration.budget:.6g}"
+
+
+def check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the saved state has every tensor of the own one, in its shape."""
+    for key, value in own.items():
+        if key not in saved or tuple(saved[key].shape) != tuple(value.shape):
+            have = {k: tuple(v.shape) for k, v in saved.items()}
+            raise ValueError(f"{name} needs saved {key} of shape {tuple(value.shape)}; got {have}")
+
+
+@torch.no_grad()
+def point_of(
+    declaration: Declaration, weight: Tensor, name: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The weight and the nearest point of its manifold, unless it is there already."""
+    manifold = declaration.setting.manifold
+    distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
+    if distance > OFF_MANIFOLD:
+        yield weight, manifold.project(weight)
+        logger.warning("%s was %.3g off %s: projected", name, distance, manifold)
+
+
+@torch.no_grad()
+def land_(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Move weights to their points."""
+    for weight, point in landings:
+        weight.copy_(point)
