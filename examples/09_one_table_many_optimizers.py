@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import modula
 
-RATES = {"sgd": 0.1, "sign": 0.05, "lion": 0.05, "adam": 0.1, "adagrad": 0.5, "muon": 0.1}
+RATES = {"sgd": 0.1, "sign": 0.05, "lion": 0.02, "adam": 0.1, "adagrad": 0.5, "muon": 0.1}
 RATES |= {"kl_shampoo": 0.1, "soap": 0.1, "psgd_pro": 0.1}
 SLOPE = torch.tensor([[0.87, -1.8], [0.50, 3.1]])  # of the quadratic |w SLOPE|^2 / 2
 BLOCKS = {"a kind of curvature for each block": [[1, 2, 3], [99, 100, 101], [4998, 4999, 5000]]}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import modula
 
-RATES = {"adamw": 0.01, "muon": 0.05, "kl_shampoo": 0.02}  # the best of a factor-2 grid
+RATES = {"adamw": 0.04, "muon": 0.05, "kl_shampoo": 0.08}  # the best of a factor-2 grid
 
 
 def train(name: str, steps: int) -> tuple[list[float], list[Tensor], modula.SteepestDescent]:

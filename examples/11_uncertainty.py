@@ -6,28 +6,24 @@ python examples/11_uncertainty.py      # writes 11_uncertainty.png; where it is 
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from modula.kernels.apply import step, unbiased_average
-from modula.kernels.ivon import perturb, positive_average, posterior_direction, stein_hessian
+import modula
 
-NOISE, PRIOR = 0.1, {"ess": 80.0, "delta": 1 / 80}  # before any data, every weight is N(0, 1)
+NOISE = 0.1
+PRIOR = {"ess": 80.0, "prior": 1 / 80, "first": 10.0}  # before any data, every weight is N(0, 1)
 
 
-def train(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Means of all weights in one vector, and h: their precisions are ess (h + delta)."""
-    mean = parameters_to_vector(net.parameters()).detach()
-    h, momentum, delta = torch.full_like(mean, 10.0), torch.zeros_like(mean), PRIOR["delta"]
-    for k in range(steps):
-        noise = torch.randn_like(mean)
-        vector_to_parameters(perturb(mean, noise, h, **PRIOR), net.parameters())
-        loss = (net(x) - y).square().mean() / (2 * NOISE**2)
-        gradient = parameters_to_vector(torch.autograd.grad(loss, list(net.parameters())))
-        h = positive_average(h, stein_hessian(gradient, noise, h, **PRIOR), beta=0.999, delta=delta)
-        momentum = unbiased_average(momentum, gradient, torch.tensor(k + 1.0), beta=0.9)
-        direction = posterior_direction(momentum, mean, h, delta=delta, clip=1.0)
-        mean = step(mean, direction, torch.tensor(0.1 * (1 - k / steps)))
-    return mean, h
+def train(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> modula.SteepestDescent:
+    """IVON: every gradient is taken at weights drawn from the posterior so far."""
+    optimizer = modula.recipes.ivon(net, lr=0.1, betas=(0.9, 0.999), clip=1.0, **PRIOR)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: (1 - k / steps) / 10)
+    for _ in range(steps):
+        with optimizer.perturbed():
+            optimizer.zero_grad()
+            ((net(x) - y).square().mean() / (2 * NOISE**2)).backward()
+        optimizer.step()
+        decay.step()
+    return optimizer
 
 
 def main(steps: int = 3000) -> float:
@@ -38,11 +34,10 @@ def main(steps: int = 3000) -> float:
     grid = torch.linspace(-1.5, 1.5, 151)
     y, truth = (torch.normal(torch.sin(3 * p), s) for p, s in ((x, NOISE), (grid, 0.0)))
     net = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
-    mean, h = train(net, x, y, steps)
-    drawn = torch.zeros(200, 151)
+    optimizer, drawn = train(net, x, y, steps), torch.zeros(200, 151)
     for k in range(200):
-        vector_to_parameters(perturb(mean, torch.randn_like(mean), h, **PRIOR), net.parameters())
-        drawn[k] = net(grid[:, None])[:, 0].detach()
+        with optimizer.perturbed(), torch.no_grad():
+            drawn[k] = net(grid[:, None])[:, 0]
     center, band = drawn.mean(0), drawn.std(0)
     plt.fill_between(grid, center - 2 * band, center + 2 * band, alpha=0.3)
     plt.plot(grid, center, "tab:blue", grid, truth, "k--", x, y, "k.")
