@@ -1,6 +1,7 @@
 """Where geometry meets arithmetic: rules, programs, plans, batches and certificates."""
 
 from modula.duality import (
+    bias_corrected,
     diagonal,
     eigenbasis,
     general,
@@ -60,6 +61,7 @@ RULE_FILES = (
     transposed,
     natural,
     posterior,
+    bias_corrected,
 )
 # So do the files that say how a metric is kept.
 METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, psgd)

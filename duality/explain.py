@@ -14,6 +14,7 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
+from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import KL, DenseIfShortest, Flat, Kronecker, Sum, TraceScaled
@@ -121,6 +122,11 @@ def _(metric: Diagonal, decayed: bool) -> str:
     if not metric.memory.unbiased:
         return "RMSProp"
     return "AdamW" if decayed else "Adam"
+
+
+@_of_metric.register
+def _(metric: CrossFitted | VarianceCorrected, decayed: bool) -> str:
+    return f"{_of_metric(metric.metric, decayed)}, bias-corrected"
 
 
 @_of_metric.register

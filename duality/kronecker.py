@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
@@ -137,20 +138,23 @@ class Keeper:
         build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.dense(i))
         return Applied(build, (root,), self.fitted.shape)
 
-    def _average(self, i: int) -> Line:
+    def averaging(self, i: int) -> dict[str, Any]:
+        """The options by which factor i averages a sample."""
         fitted, memory = self.fitted, self.metric.memory
-        op = second_moment.average_gram if fitted.dense(i) else second_moment.average_squares
-        each = line(
-            f"factor_{i}",
-            op,
-            *(f"factor_{i}", f"half_{i}" if self.coupled else "sample", "seen"),
-            dim=fitted.dim(i),
-            ndim=fitted.ndim,
-            share=self.metric.fit.share(fitted.block[i], prod(fitted.block)),
-            beta=memory.beta,
-            unbiased=memory.unbiased,
-        )
-        return with_cost_of(each, fitted.shape)
+        return {
+            "dim": fitted.dim(i),
+            "ndim": fitted.ndim,
+            "share": self.metric.fit.share(fitted.block[i], prod(fitted.block)),
+            "beta": memory.beta,
+            "unbiased": memory.unbiased,
+        }
+
+    def _average(self, i: int) -> Line:
+        dense = self.fitted.dense(i)
+        op = second_moment.average_gram if dense else second_moment.average_squares
+        reads = (f"factor_{i}", f"half_{i}" if self.coupled else "sample", "seen")
+        each = line(f"factor_{i}", op, *reads, **self.averaging(i))
+        return with_cost_of(each, self.fitted.shape)
 
     def _balance(self) -> list[Line]:
         fitted, lines = self.fitted, []

@@ -19,11 +19,16 @@ FROM_LAYERS = (
     *("reduced_input_moment", "reduced_output_moment"),
     *("reduced_layer_inputs", "reduced_output_gradients"),
 )
+MICROBATCHES, SAMPLED_MICROBATCHES = "microbatch_gradients", "sampled_microbatch_gradients"
 SAMPLED_GRADIENT = "sampled_gradient"
 # At labels drawn from the network itself: the Fisher; the training loss has an empirical one.
-SAMPLED = (SAMPLED_GRADIENT, *(f"sampled_{name}" for name in FROM_LAYERS))
+SAMPLED = (
+    SAMPLED_GRADIENT,
+    SAMPLED_MICROBATCHES,
+    *(f"sampled_{name}" for name in FROM_LAYERS),
+)
 NOISE = "noise"  # by which the weight was moved when the gradient was taken
-STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, NOISE)
+STATISTICS = (*FROM_LAYERS, MICROBATCHES, *SAMPLED, NOISE)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ as (M, *weight); their mean is the gradient.
 Source: Nayak et al. 2026, arXiv:2605.20756.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from modula.kernels import root, second_moment
 from modula.kernels.apply import newest
-from modula.kernels.op import Cost, Locality, Op, Shape, elementwise_cost
-
-Tensors = list[Tensor]
+from modula.kernels.op import Op, elementwise_cost
 
 
 def less_bias(x: Tensor, variance: Tensor, power: float) -> Tensor:
@@ -106,20 +107,91 @@ def corrected_root_plain(
     seen: Tensor,
     parts: Tensor,
     *,
-    power: float,
-    damping: float,
+    blocks: int,
     dim: int,
     ndim: int,
     share: float,
     beta: float,
     unbiased: bool,
-    trace_power: float = 0.0,
+    **how: float,
 ) -> Tensor:
-    """root.inverse_root of a factor, each eigenvalue's power less its bias.
+    """root.inverse_root of a factor, the power of each eigenvalue less its bias.
+
+        Var = w^2 jackknife(x),   x_r = share ||row of Q^T mat_i(mean of g_j, j != r)||^2
 
     factor, previous: (..., *blocks, d, d), seen: (..., *blocks), parts: (..., M, *blocks, *block)
-    dim, ndim, share, beta, unbiased   as the factor is averaged, see second_moment
+
+    w       weight of the newest gradient in the factor, which is averaged with dim, ndim, share,
+            beta and unbiased as in second_moment.average_gram
+    blocks  how many dims count blocks
+    how     options of root.inverse_root
     """
-    weight = 1.0 if beta == 1 else second_moment.step_weight(seen, beta, unbiased)
-    rows = second_moment.unfold(without_each(parts, ...), dim, ndim)
-    return root.inverse_root_plain(factor, previous, power=power, damping=damping)
+    rows = _rows_without_each(parts, blocks, dim, ndim)
+    weight = share * _newest(seen, beta, unbiased) / second_moment.mean_eigenvalue(factor, 2)
+
+    def roots(values: Tensor, basis: Tensor) -> Tensor:
+        turned = basis.mT.unsqueeze(-3 - blocks) @ rows
+        variance = jackknife(turned.square().sum(-1), -2 - blocks)
+        return less_bias(values, weight[..., None].square() * variance, how["power"])
+
+    return root.inverse_root_plain(factor, previous, roots=roots, **how)
+
+
+def corrected_root_diagonal_plain(
+    factor: Tensor,
+    previous: Tensor,
+    seen: Tensor,
+    parts: Tensor,
+    *,
+    blocks: int,
+    dim: int,
+    ndim: int,
+    share: float,
+    beta: float,
+    unbiased: bool,
+    **how: float,
+) -> Tensor:
+    """The same for the diagonals of factors, as in second_moment.average_squares: (..., d)."""
+    rows = _rows_without_each(parts, blocks, dim, ndim)
+    weight = share * _newest(seen, beta, unbiased) / second_moment.mean_eigenvalue(factor, 1)
+    variance = weight[..., None].square() * jackknife(rows.square().sum(-1), -2 - blocks)
+
+    def roots(values: Tensor) -> Tensor:
+        return less_bias(values, variance, how["power"])
+
+    return root.inverse_root_diagonal_plain(factor, previous, roots=roots, **how)
+
+
+def _rows_without_each(parts: Tensor, blocks: int, dim: int, ndim: int) -> Tensor:
+    return second_moment.unfold(without_each(parts, -1 - blocks - ndim), dim, ndim)
+
+
+def _newest(seen: Tensor, beta: float, unbiased: bool) -> Tensor:
+    """Weight of the newest of the samples in a factor."""
+    if beta == 1:
+        return torch.ones_like(seen)
+    return second_moment.step_weight(seen, beta, unbiased)
+
+
+def _each(plain: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
+    """An op over lists of tensors: one weight at a time, since parts are M times its size."""
+
+    def foreach(*lists: list[Tensor], **options: Any) -> list[Tensor]:
+        return [plain(*tensors, **options) for tensors in zip(*lists, strict=True)]
+
+    return foreach
+
+
+def _op(name: str, plain: Callable[..., Tensor], flops: float, passes: int) -> Op:
+    """What the parts do counts as if there were one."""
+    return Op(name, plain, elementwise_cost(flops, passes), foreach=_each(plain))
+
+
+as_stepped = _op("as_stepped", as_stepped_plain, 5, 4)
+cross_fitted = _op("cross_fitted", cross_fitted_plain, 20, 10)
+average_part_squares = _op("average_part_squares", average_part_squares_plain, 4, 3)
+corrected_inverse = _op("corrected_inverse", corrected_inverse_plain, 10, 6)
+corrected_root = Op("corrected_root", corrected_root_plain, root.inverse_root.cost)
+corrected_root_diagonal = Op(
+    "corrected_root", corrected_root_diagonal_plain, root.inverse_root_diagonal.cost
+)

@@ -1,5 +1,7 @@
 r"""Inverse roots of averaged second moments: (S + damping)^-p, kept as they were where S is bad."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
@@ -10,6 +12,9 @@ from modula.kernels.second_moment import mean_eigenvalue
 SMALLEST = 16.0  # eigenvalues below so many roundings of the largest are rounding themselves
 
 
+Roots = Callable[[Tensor, Tensor], Tensor]  # of damped eigenvalues over their mean, and the basis
+
+
 def inverse_root_plain(
     factor: Tensor,
     previous: Tensor,
@@ -17,12 +22,15 @@ def inverse_root_plain(
     power: float,
     damping: float | Tensor,
     trace_power: float = 0.0,
+    roots: Roots | None = None,
 ) -> Tensor:
     """(S / trace(S)^trace_power + damping mean)^-power, symmetric: (..., d, d) -> (..., d, d).
 
     mean: the mean eigenvalue, so that damping, a number or (..., 1), has no unit.  Where S is not
     finite, has no positive eigenvalue or cannot be decomposed, in float64 neither, the previous
     root stays.
+
+    roots  what is made of eigenvalues in place of their power -power
     """
     size = mean_eigenvalue(factor, 2)
     usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
@@ -30,8 +38,9 @@ def inverse_root_plain(
     unit = torch.where(usable[..., None, None], factor / size[..., None, None], eye)
     values, basis = eigen(unit)
     floor = SMALLEST * torch.finfo(factor.dtype).eps * values[..., -1:]
-    roots = (torch.maximum(values, floor) + damping) ** -power
-    out = (basis * roots.unsqueeze(-2)) @ basis.mT
+    damped = torch.maximum(values, floor) + damping
+    inverse = damped**-power if roots is None else roots(damped, basis)
+    out = (basis * inverse.unsqueeze(-2)) @ basis.mT
     out = (out + out.mT) / 2 * unit_scale(size, factor.shape[-1], power, trace_power)[..., None]
     usable = usable & out.isfinite().all((-2, -1))
     return torch.where(usable[..., None, None], out, previous)
@@ -56,15 +65,22 @@ def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_root_diagonal_plain(
-    factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
+    factor: Tensor,
+    previous: Tensor,
+    *,
+    power: float,
+    damping: float,
+    trace_power: float = 0.0,
+    roots: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The same for diagonals: (..., d) -> (..., d)."""
     size = mean_eigenvalue(factor, 1)
     usable = (size.isfinite() & (size > 0)).unsqueeze(-1) & factor.isfinite()
     unit = torch.where(usable, factor / size.unsqueeze(-1), 1.0)
     floor = SMALLEST * torch.finfo(factor.dtype).eps
-    roots = (unit.clamp(min=0) + max(damping, floor)) ** -power
-    out = roots * unit_scale(size, factor.shape[-1], power, trace_power)
+    damped = unit.clamp(min=0) + max(damping, floor)
+    inverse = damped**-power if roots is None else roots(damped)
+    out = inverse * unit_scale(size, factor.shape[-1], power, trace_power)
     return torch.where(usable, out, previous)
 
 

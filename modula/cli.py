@@ -101,6 +101,10 @@ def train(
         int | None, option("Bytes the network sees.", "--context", key="context")
     ] = None,
     batch: Annotated[int | None, option("Windows a step.", key="batch")] = None,
+    microbatches: Annotated[
+        int | None,
+        option("Parts of a batch; if left out, 4 for an optimizer that compares them, else one."),
+    ] = None,
     steps: Annotated[int | None, option("Training steps.", key="steps")] = None,
     seed: Annotated[int | None, option("Of weights and batches.", key="seed")] = None,
     device: Annotated[

@@ -39,6 +39,8 @@ class Config:
     options           other options of the recipe: "momentum=0.9 every=5"; as lr where left out
     width, depth, heads, context     of the GPT; width is a multiple of 2 heads, context in bytes
     batch             windows a step
+    microbatches      parts of a batch, each with a backward pass of its own; 0 leaves it open: 4
+                      for an optimizer that compares them, else 1
     steps             of training; the learning rate falls linearly to zero over them
     seed              of the first weights and of the batches
     device            where to compute; "auto" for the GPU where there is one
@@ -57,6 +59,7 @@ class Config:
     heads: int = 4
     context: int = 128
     batch: int = 16
+    microbatches: int = 0
     steps: int = 200
     seed: int = 0
     device: str = "auto"
@@ -72,6 +75,11 @@ class Config:
                      "checkpoint_every", "norms_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.microbatches <= self.batch:
+            raise UserError(
+                f"microbatches must be from 1 to batch = {self.batch}, or 0 to leave it open, "
+                f"not {self.microbatches}"
+            )
         if self.threads < 0:
             raise UserError(f"threads must be positive, or 0 to leave it open, not {self.threads}")
         if self.width % (2 * self.heads):

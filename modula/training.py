@@ -14,7 +14,7 @@ from modula import checkpoint
 from modula.compounds import GPT
 from modula.config import Config, find_device, read_toml, thread_count, to_toml
 from modula.data import Text, even_windows, random_windows
-from modula.duality.program import SAMPLED
+from modula.duality.program import MICROBATCHES, SAMPLED, SAMPLED_MICROBATCHES
 from modula.errors import Diverged, UserError, refusals_in_words
 from modula.geometry import Geometry, geometries
 from modula.metrics import MetricsFile, Record
@@ -26,6 +26,7 @@ from modula.storage import METRICS, replace_file
 CONFIG, CHECKPOINTS = "config.toml", "checkpoint"
 VOCABULARY = 256  # bytes
 VALIDATION_WINDOWS = 64
+COMPARED = 4  # microbatches a step, where a metric compares them
 SAMPLE_EVERY = 10  # steps between two passes at sampled labels: Sophia's, and often enough for KFAC
 
 
@@ -50,6 +51,7 @@ class Run:
         torch.set_num_threads(thread_count(config))  # sums of another order are other sums
         torch.manual_seed(config.seed)
         self.model, self.optimizer = build(config, self.device)
+        self.microbatches = microbatch_count(config, self.optimizer)
         self.schedule = LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps))
         self.geometry = geometries(self.model)
         self.step, self.seconds = 0, 0.0
@@ -77,9 +79,7 @@ class Run:
         before = self._weights() if self._is_due(self.config.norms_every) else {}
         begin = perf_counter()
         with self.optimizer.perturbed():
-            loss = self._loss(windows)
-            value = self._finite(loss)
-            loss.backward()
+            value = self._backward(windows)
             self._sample(windows)
         self._update()
         lr = self.optimizer.last_lr
@@ -98,17 +98,32 @@ class Run:
             update_norms=self._update_norms(before) if before else None,
         )
 
+    def _backward(self, windows: Tensor) -> float:
+        """The loss of a batch, whose gradient is then in place."""
+        value = 0.0
+        for part, share in self._parts(windows):
+            loss = self._loss(part)
+            value += share * self._finite(loss)
+            (share * loss).backward()
+        return value
+
+    def _parts(self, windows: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """The microbatches of a batch, and which share of it each of them is."""
+        for part in windows.tensor_split(self.microbatches):
+            yield part, len(part) / len(windows)
+
     def _loss(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.device)
         logits = self.model(windows[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
 
     def _sample(self, windows: Tensor) -> None:
-        """Another backward pass, at labels of the network's own, where a metric asks for it."""
+        """Other backward passes, at labels of the network's own, where a metric asks for them."""
         if self.optimizer.asks_for(*SAMPLED) and self.step % SAMPLE_EVERY == 1:
             with self.optimizer.sampled():
-                logits = self.model(windows[:, :-1].to(self.device)).flatten(0, 1)
-                F.cross_entropy(logits, sampled_labels(logits)).backward()
+                for part, share in self._parts(windows):
+                    logits = self.model(part[:, :-1].to(self.device)).flatten(0, 1)
+                    (share * F.cross_entropy(logits, sampled_labels(logits))).backward()
 
     def _finite(self, loss: Tensor) -> float:
         value = loss.item()
@@ -190,6 +205,21 @@ def build(config: Config, device: torch.device | str) -> tuple[GPT, SteepestDesc
     asked = f"{config.optimizer} with {config.options}: " if config.options else ""
     with refusals_in_words(asked):
         return model, RECIPES[config.optimizer](model, **config.recipe_options())
+
+
+def microbatch_count(config: Config, optimizer: SteepestDescent) -> int:
+    """Into how many parts a run divides its batches.
+
+    Raises UserError for one, where a metric compares them.
+    """
+    compares = optimizer.asks_for(MICROBATCHES, SAMPLED_MICROBATCHES)
+    count = config.microbatches or (min(COMPARED, config.batch) if compares else 1)
+    if compares and count < 2:
+        raise UserError(
+            f"{config.optimizer} compares the microbatches of a step, and a batch of "
+            f"{config.batch} in {count} has none to compare: take 2 or more"
+        )
+    return count
 
 
 def build_model(config: Config) -> GPT:

@@ -8,7 +8,13 @@ from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
 
-from modula.duality.program import NOISE, SAMPLED, SAMPLED_GRADIENT
+from modula.duality.program import (
+    MICROBATCHES,
+    NOISE,
+    SAMPLED,
+    SAMPLED_GRADIENT,
+    SAMPLED_MICROBATCHES,
+)
 from modula.statistics import Collector, Statistics, gradients_kept, perturbed
 
 logger = logging.getLogger(__name__)
@@ -35,6 +41,7 @@ class Watch:
         self._collector = Collector(model, hooked) if hooked else None
         self._given: Statistics = {}
         self._waits = self.asks_for(*SAMPLED)
+        self._expected: Mapping[str, Sequence[str]] = self.wanted
 
     def asks_for(self, *statistics: str) -> bool:
         """Whether any weight wants one of these statistics."""
@@ -42,18 +49,32 @@ class Watch:
 
     def expect(self, statistics: Mapping[str, Sequence[str]]) -> None:
         """Measure these until told otherwise, and no others."""
+        self._expected = statistics
         if self._collector:
             self._collector.expect(statistics)
 
     def take(self) -> Statistics:
-        """All statistics by weight and name, and forget them."""
+        """All statistics by weight and name, and forget them.
+
+        Raises ValueError where microbatches are to be compared and there are not two.
+        """
         found = self._collector.take() if self._collector else {}
+        self._refuse_single(found)
         for name, statistics in self._given.items():
             found[name] = {**found.get(name, {}), **statistics}
         self._given = {}
         if self._waits:
             self._warn(found)
         return found
+
+    def _refuse_single(self, found: Statistics) -> None:
+        """A metric that asks how microbatches differ would otherwise leave its weight as it is."""
+        for name, names in self._expected.items():
+            for statistic in {MICROBATCHES, SAMPLED_MICROBATCHES}.intersection(names):
+                parts = found.get(name, {}).get(statistic)
+                trained = statistic == MICROBATCHES and self._weights[name].grad is not None
+                if parts is None and trained or parts is not None and len(parts) < 2:
+                    raise ValueError(_single(name, statistic, 0 if parts is None else 1))
 
     def _warn(self, found: Statistics) -> None:
         """Say once if the first step comes before any pass at sampled labels."""
@@ -86,3 +107,12 @@ class Watch:
         for name, value in values.items():
             if statistic in self.wanted.get(name, ()):
                 self._given.setdefault(name, {})[statistic] = value
+
+
+def _single(name: str, statistic: str, count: int) -> str:
+    passes = "at sampled labels " if statistic == SAMPLED_MICROBATCHES else ""
+    return (
+        f"the metric of {name} compares microbatches, and this step had {count} {passes}for it: "
+        "call the model and loss.backward() two times or more before a step, each time on an "
+        "equal part of the batch, with the loss divided by their number"
+    )

@@ -4,6 +4,7 @@ if __name__ != "modula.norms":
     raise ImportError("this folder is the package modula.norms; import it by that name")
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
+from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
 from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.from_dual import FromDual
@@ -47,6 +48,8 @@ from modula.norms.vector import (
 )
 
 __all__ = [
+    "CrossFitted",
+    "VarianceCorrected",
     "Posterior",
     "Absolute",
     "Balanced",

@@ -1,13 +1,19 @@
 """Named optimizers, each a declaration: norm, metric, potential, momentum for each weight.
 
 Every recipe takes (model, lr, **options), a normed network or any torch model, and returns a
-SteepestDescent.  RECIPES lists them by name.
+SteepestDescent.  RECIPES lists them by name.  `bias_corrected` makes a recipe out of another.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from modula.optimizer import SteepestDescent
 from modula.recipes.bayesian import ivon
+from modula.recipes.bias_corrected import (
+    Recipe,
+    bias_corrected,
+    bias_corrected_adamw,
+    bias_corrected_shampoo,
+    bias_corrected_sophia,
+)
 from modula.recipes.constrained import (
     hypersphere,
     manifold_muon,
@@ -33,8 +39,6 @@ from modula.recipes.kronecker import asgo, kl_shampoo, one_sided, shampoo, shamp
 from modula.recipes.layers import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
 from modula.recipes.matrices import SCALES, adamuon, muon, normuon, scion
 from modula.recipes.modular import agd, automatic, clipped, modular
-
-Recipe = Callable[..., SteepestDescent]
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.__name__: recipe
@@ -81,7 +85,10 @@ RECIPES: Mapping[str, Recipe] = {
         shampoo_squared,
         one_sided,
         asgo,
+        bias_corrected_adamw,
+        bias_corrected_sophia,
+        bias_corrected_shampoo,
     )
 }
 
-__all__ = ["RECIPES", "SCALES", "Recipe", *RECIPES]
+__all__ = ["RECIPES", "SCALES", "Recipe", "bias_corrected", *RECIPES]

@@ -26,6 +26,9 @@ from modula.norms.metric import Diagonal, Memory, Metric
 from modula.norms.vector import L2
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
+ONE_HOT_ROLES = ("embedding", "tied")  # most rows of their gradients are zero
+
+Correction = Callable[[Any], Metric]  # a metric -> the same with an inverse that is less biased
 
 
 def weights_of(model: nn.Module) -> dict[str, tuple[Geometry, Tensor]]:
@@ -41,12 +44,23 @@ def entrywise(
     weight_decay: float | Decay,
     potential: Potential = Unit(),
     metric: Metric | None = None,
+    corrected: Correction | None = None,
 ) -> Group:
-    """One group in which every weight, whatever its role, is measured entry by entry."""
+    """One group in which every weight, whatever its role, is measured entry by entry.
+
+    corrected  what the metric becomes for weights that no one-hot input meets
+    """
+    dense = corrected(metric) if corrected else metric
+    metrics = {role: metric for role in ONE_HOT_ROLES}
     return Group(
         {
             name: Declaration(
-                Setting(norm(weight.ndim), metric=metric, potential=potential, momentum=momentum),
+                Setting(
+                    norm(weight.ndim),
+                    metric=metrics.get(geometry.role, dense),
+                    potential=potential,
+                    momentum=momentum,
+                ),
                 geometry.role,
                 weight_decay=weight_decay or None,
             )

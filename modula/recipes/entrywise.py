@@ -22,7 +22,7 @@ from modula.duality.program import SAMPLED_GRADIENT
 from modula.norms.metric import Diagonal, Memory
 from modula.norms.vector import L2, Max
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import adam_options, entrywise
+from modula.recipes.common import Correction, adam_options, entrywise
 
 
 def sgd(
@@ -89,15 +89,20 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float | Decay = 0.01,
+    corrected: Correction | None = None,
     **options: Any,
 ) -> SteepestDescent:
     """AdamW: Frobenius under a diagonal metric to the power 1/2; equal to torch.optim.AdamW.
 
         w <- (1 - lr weight_decay) w - lr m_hat / (sqrt(v_hat) + eps)
 
+    corrected  see `bias_corrected`
+
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
-    group = entrywise(model, L2, weight_decay=weight_decay, **adam_options(betas, eps))
+    group = entrywise(
+        model, L2, weight_decay=weight_decay, corrected=corrected, **adam_options(betas, eps)
+    )
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
@@ -222,6 +227,7 @@ def sophia(
     betas: tuple[float, float] = (0.965, 0.99),
     eps: float = 1e-15,
     weight_decay: float = 0.1,
+    corrected: Correction | None = None,
     **options: Any,
 ) -> SteepestDescent:
     """Sophia-G: Newton's step by a diagonal Gauss-Newton, no entry longer than lr.
@@ -236,6 +242,8 @@ def sophia(
     terms  of that mean, such as the tokens of a batch: h is then that of one term
     rho    larger cuts off fewer entries; between a tenth and a half of them should be left whole
 
+    corrected  see `bias_corrected`
+
     Source: Liu et al. 2023, arXiv:2305.14342.
     """
     metric = Diagonal(
@@ -246,5 +254,5 @@ def sophia(
         batch=rho * terms,
     )
     inside = Within(Max(ndim=0))  # each entry by itself
-    group = entrywise(model, L2, Average(betas[0]), weight_decay, inside, metric)
+    group = entrywise(model, L2, Average(betas[0]), weight_decay, inside, metric, corrected)
     return SteepestDescent(model, lr, groups=[group], **options)

@@ -23,7 +23,7 @@ from modula.norms.kronecker import KL, DenseIfShortest, Kronecker, Sum, TraceSca
 from modula.norms.metric import Memory, Metric
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import adam_options, matrices_and_others
+from modula.recipes.common import Correction, adam_options, matrices_and_others
 
 GUARD = LimitRMS(3.0)  # entries of whitened directions have an RMS of about 1 or below
 
@@ -93,6 +93,7 @@ def shampoo(
     max_dim: int = 2048,
     graft_beta: float = 0.999,
     graft_eps: float = 1e-8,
+    corrected: Correction | None = None,
     **options: Any,
 ) -> SteepestDescent:
     """Shampoo grafted to Adam on hidden matrices, AdamW on all other weights.
@@ -103,6 +104,7 @@ def shampoo(
     betas       of the averages m and L, R, bias-corrected; 1 adds L and R up, as published
     damping     added to a factor, in units of its mean eigenvalue
     graft_beta  of Adam's v; A is of the same m
+    corrected   see `bias_corrected`
 
     The reference implementation has betas (0.9, 1), new roots in every step (its README advises
     every 100), and 1e-12 I added to a factor.
@@ -112,7 +114,8 @@ def shampoo(
         fit=Sum(), memory=Memory(betas[1]), damping=damping, every=every, max_dim=max_dim
     )
     adam = Setting(L2(), **adam_options((betas[0], graft_beta), graft_eps))
-    return preconditioned(model, lr, metric, Unbiased(betas[0]), options, (Graft(adam),))
+    used = corrected(metric) if corrected else metric
+    return preconditioned(model, lr, used, Unbiased(betas[0]), options, (Graft(adam),))
 
 
 def shampoo_squared(

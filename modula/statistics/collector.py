@@ -35,11 +35,12 @@ class Collector:
 
     for a layer y = W x, a loss L that is a mean over `terms`, and e = terms * dL/dy.  Each
     position of each example is a row; the same four with reduced_ before their name have one row
-    an example, x averaged and e summed over positions.  All eight exist with sampled_ in front too:
-    those are of the passes inside `sampled()`, the others of all other passes.  And, for any weight
-    that is trained,
+    an example, x averaged and e summed over positions.  And, for any weight that is trained,
 
         microbatch_gradients   g_1 ... g_M, of mean p.grad            (M, *shape)
+
+    All nine exist with sampled_ in front too: those are of the passes inside `sampled()`, the
+    others of all other passes.
 
     What a backward pass reaches is counted, once: no forward pass without one, no checkpointed
     layer twice.  The uses of a shared weight add up.  A microbatch ends where the model is called
@@ -73,7 +74,7 @@ class Collector:
         self._paused, self._pass = False, ""
         self._forget()
         self._handles = [self._watch(name, owner) for name, owner in layers]
-        grouped = [name for name, names in self._wanted.items() if MICROBATCH_GRADIENTS in names]
+        grouped = [name for name, names in self._wanted.items() if _grouped(names)]
         self._handles += [self._receive(name, weights[name]) for name in grouped]
         if grouped:
             self._handles.append(self._divide(model))
@@ -95,8 +96,9 @@ class Collector:
             else:
                 count = running.terms if terms is None else terms
                 taken[name][statistic] = running.value(count / loss_scale, count)
-        for name, gradients in self._microbatches.values(loss_scale).items():
-            taken[name][MICROBATCH_GRADIENTS] = gradients
+        for before, microbatches in self._microbatches.items():
+            for name, gradients in microbatches.values(loss_scale).items():
+                taken[name][before + MICROBATCH_GRADIENTS] = gradients
         self._forget()
         return {name: statistics for name, statistics in taken.items() if statistics}
 
@@ -133,7 +135,7 @@ class Collector:
 
     def _forget(self) -> None:
         self._running: dict[tuple[str, str], Running] = {}
-        self._microbatches = Microbatches()
+        self._microbatches = {before: Microbatches() for before in ("", SAMPLED)}
 
     def _watch(self, name: str, owner: Owner) -> RemovableHandle:
         @torch.no_grad()
@@ -151,8 +153,9 @@ class Collector:
 
     def _receive(self, name: str, weight: nn.Parameter) -> RemovableHandle:
         def receive(gradient: Tensor) -> None:
-            if not (self._paused or self._pass):
-                self._microbatches.add_(name, gradient)
+            if not self._paused:
+                expected = self._pass + MICROBATCH_GRADIENTS in self._expected[name]
+                self._microbatches[self._pass].add_(name, gradient if expected else None)
 
         return weight.register_hook(receive)
 
@@ -161,7 +164,8 @@ class Collector:
 
         def called(*_: object) -> None:
             if torch._C._current_graph_task_id() == -1:  # no backward pass is going on
-                self._microbatches.begin_()
+                for microbatches in self._microbatches.values():
+                    microbatches.begin_()
 
         return model.register_forward_pre_hook(torch.compiler.disable(called))
 
@@ -190,9 +194,14 @@ def _checked(name: str, wanted: Collection[str], weights: dict[str, nn.Parameter
             raise ValueError(
                 f"no statistic of {name} is called {statistic!r}: {suggest(statistic, KNOWN)}"
             )
-    if MICROBATCH_GRADIENTS in wanted and not weights[name].requires_grad:
+    if _grouped(wanted) and not weights[name].requires_grad:
         raise ValueError(
             f"{name} is frozen, so no microbatch has a gradient for it: ask for those of weights "
             "that are trained"
         )
     return sorted(wanted)
+
+
+def _grouped(wanted: Collection[str]) -> bool:
+    """Whether gradients of microbatches are among the statistics."""
+    return any(each.removeprefix(SAMPLED) == MICROBATCH_GRADIENTS for each in wanted)

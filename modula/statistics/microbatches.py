@@ -8,18 +8,25 @@ class Microbatches:
     """A group of gradients for each microbatch, which ends where the network is called again."""
 
     def __init__(self) -> None:
-        self._groups: list[dict[str, Tensor]] = [{}]
+        self._groups: list[dict[str, Tensor | None]] = [{}]
 
     def begin_(self) -> None:
         """The network is called: what was sent back so far is complete."""
         if self._groups[-1]:
             self._groups.append({})
 
-    def add_(self, name: str, gradient: Tensor) -> None:
-        """What a backward pass sends to a weight, before p.grad gets it."""
+    def add_(self, name: str, gradient: Tensor | None) -> None:
+        """What a backward pass sends to a weight, before p.grad gets it.
+
+        None counts the microbatch, and keeps nothing of a weight that nobody asks about now.
+        """
         group = self._groups[-1]
         before = group.get(name)
-        group[name] = gradient.detach().clone() if before is None else before + gradient.detach()
+        if gradient is None:
+            group[name] = None
+        else:
+            now = gradient.detach()
+            group[name] = now.clone() if before is None else before + now
 
     def values(self, loss_scale: Tensor | float) -> dict[str, Tensor]:
         """M gradients of each weight, (M, *shape); a microbatch that did not reach it sent zero.
@@ -27,10 +34,13 @@ class Microbatches:
         Times M, since the loss that was accumulated is a mean: the mean of the M is p.grad.
         """
         groups = [group for group in self._groups if group]
-        names = {name for group in groups for name in group}
-        return {name: _stacked(groups, name) * (len(groups) / loss_scale) for name in names}
+        known = {name: x for group in groups for name, x in group.items() if x is not None}
+        return {
+            name: _stacked(groups, name, torch.zeros_like(x)) * (len(groups) / loss_scale)
+            for name, x in known.items()
+        }
 
 
-def _stacked(groups: list[dict[str, Tensor]], name: str) -> Tensor:
-    zero = torch.zeros_like(next(group[name] for group in groups if name in group))
-    return torch.stack([group.get(name, zero) for group in groups])
+def _stacked(groups: list[dict[str, Tensor | None]], name: str, zero: Tensor) -> Tensor:
+    found = (group.get(name) for group in groups)
+    return torch.stack([zero if x is None else x for x in found])

@@ -105,6 +105,7 @@ OUTPUTS = {  # of e = terms * dL/dy, what comes back to its output
 MICROBATCH_GRADIENTS = "microbatch_gradients"  # of the weight itself: any weight has it
 SAMPLED = "sampled_"  # before a name: of the passes at sampled labels, and of no other
 FROM_LAYERS = {**INPUTS, **OUTPUTS}
-KNOWN = (*FROM_LAYERS, *(SAMPLED + name for name in FROM_LAYERS), MICROBATCH_GRADIENTS)
+_PLAIN = (*FROM_LAYERS, MICROBATCH_GRADIENTS)
+KNOWN = (*_PLAIN, *(SAMPLED + name for name in _PLAIN))
 _ROWS = [name for name, kind in FROM_LAYERS.items() if kind.running is Rows]
 ROWS = [before + name for before in ("", SAMPLED) for name in _ROWS]

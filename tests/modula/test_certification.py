@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from gradients import fill_gradients
 from torch import Tensor, nn
 
 import modula
@@ -21,12 +22,6 @@ from modula.recipes import RECIPES
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-
-
-def fill_gradients(net: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for weight in net.parameters():
-        weight.grad = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
 
 
 def run(optimizer: modula.SteepestDescent, net: nn.Module, steps: int) -> None:

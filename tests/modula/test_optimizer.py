@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from gradients import fill_gradients
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
@@ -32,12 +33,6 @@ from modula.recipes import RECIPES
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def fill_gradients(net: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for weight in net.parameters():
-        weight.grad = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
 
 
 def snapshot(optimizer: SteepestDescent) -> list[Tensor]:
@@ -153,8 +148,7 @@ def test_zero_gradients_move_nothing_and_make_no_nan(name: str) -> None:
     flat = {"prior": 0.0} if name == "ivon" else {}  # a prior draws weights to zero, as decay does
     optimizer = RECIPES[name](net, **flat)
     weights = [weight.detach().clone() for weight in net.parameters()]
-    for weight in net.parameters():
-        weight.grad = torch.zeros_like(weight)
+    fill_gradients(net, 0, scale=0.0)
     optimizer.step()
     decays = any("weight_decay" in group for group in optimizer.param_groups)
     projects = any(row.manifold != "Euclidean()" for row in optimizer.plan.rows)
