@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor
 
-from modula.duality.coordinates import Applied, Coordinates, coordinates, describe, with_cost_of
+from modula.duality.coordinates import Applied, Coordinates, coordinates, describe
 from modula.duality.diagonal import average_of_squares
 from modula.duality.fitted import Fitted, fit
 from modula.duality.kronecker import Keeper

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import scales, seeds
 from torch import Tensor
 from torch.testing import assert_close
 
 from modula.kernels import bias_corrected as kernel
 from modula.kernels import root
 from modula.kernels.whiten import whiten_plain
+from strategies import scales, seeds
 
 POWERS = {1.0: 1.0, 0.5: 3 / 8, 0.25: 5 / 32}  # with the coefficients of the delta rule
 ADAM = {"momentum": 0.9, "beta": 0.99, "power": 0.5, "floor": 1e-8}
@@ -114,9 +114,7 @@ def test_what_one_microbatch_alone_says_moves_nothing() -> None:
 
 
 @given(seed=seeds(), factor=st.sampled_from([1.0, -1.0, 0.25, 1e-6]), scale=scales())
-def test_parts_follow_what_was_done_to_the_gradient(
-    seed: int, factor: float, scale: float
-) -> None:
+def test_parts_follow_what_was_done_to_the_gradient(seed: int, factor: float, scale: float) -> None:
     parts = scale * draw(3, 2, 4, seed=seed)
     found = kernel.as_stepped_plain(factor * parts.mean(0), parts)
     assert_close(found, factor * parts, rtol=1e-10, atol=0)
