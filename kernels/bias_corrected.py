@@ -64,7 +64,7 @@ def cross_fitted_plain(
     power: float,
     floor: float,
 ) -> Tensor:
-    """mean_r m_r / x_r - Var_r(x) mean_r m_r / x_r^3, or 0 where that has turned around.
+    """u - Var_r(x) mean_r m_r / x_r^3 for u = mean_r m_r / x_r, kept between 0 and u.
 
         x_r = S_r^power + floor,   S_r = S + w_2 ((mean of g_j, j != r)^2 - S)
         m_r = m + w_1 (g_r - mean)
@@ -79,7 +79,7 @@ def cross_fitted_plain(
     fitted = (query + share * (parts - parts.mean(0))) * inverse
     bias = x.var(0) * inverse * inverse
     mean, corrected = fitted.mean(0), (fitted * (1 - bias)).mean(0)
-    return torch.where(mean.sign() == corrected.sign(), corrected, 0.0)
+    return corrected.minimum(mean.clamp(min=0)).maximum(mean.clamp(max=0))
 
 
 def average_part_squares_plain(square: Tensor, parts: Tensor, *, beta: float) -> Tensor:

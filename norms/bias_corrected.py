@@ -21,15 +21,16 @@ class CrossFitted(Metric):
         D = mean_r m_r / x_r - Var_r(x) mean_r m_r / x_r^3,   m_r: the momentum that ends with g_r
 
     g_1 ... g_M: gradients of the M microbatches of a step; Var_r(x): sample variance of the x_r.
-    An entry that the correction would turn around stays where it is.  What is kept from step to
-    step, S and m, has seen the whole batch.  It stands under L2 with the dual norm's length.
+    The correction shortens an entry: one that it would turn around stays where it is, and none
+    gets longer, as in the first steps, of unsure denominators, some would without bound.  What is
+    kept from step to step, S and m, has seen the whole batch.  It stands under L2 with Sharp().
 
     metric  a Diagonal of gradients with an unbiased average, as Adam's
 
     Where one microbatch alone has a gradient, as in a row of an embedding, the others say nothing
     of its size, and the entry stays: keep the plain metric there.  A single x_r varies M - 1
     times as much as the x_r do among themselves; the smaller number is the published one.
-    Source: Nayak et al. 2026 (leave-one-out), arXiv:2605.20756.
+    Source: Nayak et al. 2026 (leave-one-out), arXiv:2605.20756, which warms up and bounds nothing.
     """
 
     metric: Diagonal

@@ -69,7 +69,7 @@ def naive_cross_fitted(
         mean += gap / r
         spread += gap * (x - mean)
     corrected = first - spread / (count - 1) * third
-    return corrected if corrected * first >= 0 else 0.0
+    return 0.0 if corrected * first < 0 else min(corrected, first, key=abs)
 
 
 @pytest.mark.parametrize(("step", "b1", "b2"), [(1, 0.9, 0.99), (3, 0.9, 0.6), (40, 0.0, 0.3)])
@@ -90,6 +90,15 @@ def test_cross_fitting_is_the_loop_over_entries_and_microbatches(
     expected = [naive_cross_fitted(m, gs, s, step, b1, b2, eps) for m, gs, s in rows]
     assert 0.0 in expected, "no entry was turned around"
     assert_close(found.tolist(), expected)
+
+
+@pytest.mark.parametrize("count", [4, 8, 32])
+def test_the_first_step_on_noise_is_about_as_long_as_adams(count: int) -> None:
+    """Where a denominator may be near zero by chance, the uncorrected mean has no variance."""
+    parts, zero = draw(count, 20_000), torch.zeros(20_000).double()
+    found = kernel.cross_fitted_plain(parts.mean(0), parts, zero, torch.tensor(1.0), **ADAM)
+    assert found.abs().max() < 10
+    assert 0.4 < found.square().mean().sqrt() < 2
 
 
 @given(seed=seeds(), scale=scales())

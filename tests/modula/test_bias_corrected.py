@@ -79,7 +79,7 @@ def moved(net: nn.Module, start: nn.Module) -> float:
 
 
 def naive_adamw(net: nn.Module, steps: int, b1: float, b2: float, eps: float) -> int:
-    """Leave-one-out and Jensen by the paper's formulas; how many entries were turned around."""
+    """Leave-one-out and Jensen by the paper's formulas; how many entries would turn around."""
     state = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in net.named_parameters()}
     turned = 0
     for t, parts in enumerate(batches(steps), 1):
@@ -97,7 +97,9 @@ def naive_adamw(net: nn.Module, steps: int, b1: float, b2: float, eps: float) ->
             u = torch.stack(us).mean(0)
             corrected = u - torch.stack(xs).var(0) * torch.stack(thirds).mean(0)
             turned += int((corrected * u < 0).sum())
-            u = torch.where(corrected * u < 0, 0.0, corrected)
+            u = torch.where(
+                corrected * u < 0, 0.0, u.sign() * torch.minimum(corrected.abs(), u.abs())
+            )
             if name == "table.weight":
                 u = (m / c1) / ((v / c2).sqrt() + eps)
             with torch.no_grad():
