@@ -44,7 +44,7 @@ def without_each(parts: Tensor, dim: int = 0) -> Tensor:
 def as_stepped_plain(gradient: Tensor, parts: Tensor) -> Tensor:
     """The g_r times what their mean was multiplied by since: clipped, unscaled, or negated.
 
-        c g_r,   c = <g, mean> / <mean, mean>        gradient: (*weight), parts: (M, *weight)
+    c g_r,   c = <g, mean> / <mean, mean>        gradient: (*weight), parts: (M, *weight)
     """
     mean = parts.mean(0)
     size = mean.abs().amax()

@@ -93,6 +93,31 @@ def test_every_recipe_goes_on_to_the_same_numbers(text: Text, tmp_path: Path, na
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
 
 
+def test_microbatches_add_up_to_the_batch(text: Text, tmp_path: Path) -> None:
+    config = replace(TINY, optimizer="muon", batch=5, steps=4)
+    runs = [
+        list(Run(replace(config, microbatches=count), text, tmp_path / str(count)))
+        for count in (1, 3, 5)
+    ]
+    whole, *others = ([record.loss for record in records] for records in runs)
+    for other in others:
+        assert other == pytest.approx(whole, rel=1e-4)
+
+
+def test_an_optimizer_that_compares_microbatches_gets_some(text: Text, tmp_path: Path) -> None:
+    def count(path: str, **options: Any) -> int:
+        return Run(replace(TINY, **options), text, tmp_path / path).microbatches
+
+    assert count("plain", optimizer="adamw") == 1
+    assert count("compares", optimizer="bias_corrected_sophia") == min(4, TINY.batch)
+    assert count("chosen", optimizer="bias_corrected_adamw", microbatches=2) == 2
+    for options in ({"batch": 1}, {"microbatches": 1}):
+        with pytest.raises(UserError, match="bias_corrected_adamw compares the microbatches of a"):
+            count("one", optimizer="bias_corrected_adamw", **options)
+    with pytest.raises(UserError, match="microbatches must be from 1 to batch = 4"):
+        replace(TINY, batch=4, microbatches=5)
+
+
 def test_the_learning_rate_falls_linearly_to_zero(text: Text, tmp_path: Path) -> None:
     config = replace(TINY, optimizer="adamw", lr=0.5, steps=4)
     rates = [record.lr for record in Run(config, text, tmp_path)]

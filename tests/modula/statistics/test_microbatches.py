@@ -79,6 +79,33 @@ def test_several_passes_of_one_call_are_one_microbatch() -> None:
     assert collector.take() == {}
 
 
+def test_passes_at_sampled_labels_have_microbatches_of_their_own() -> None:
+    """A graph may be made before the context that its backward pass is in."""
+    model, (x, y, z) = Experts(), parts()
+    collector = Collector(model, {"shift": {NAME, f"sampled_{NAME}"}})
+    for each in (x, y, z):
+        model(each).sum().backward()
+        graph = model(each).pow(2).sum()
+        with collector.sampled():
+            graph.backward()
+    taken = collector.take()["shift"]
+    close(taken[NAME], 3 * torch.full((3, 3), 5.0).double())
+    squares = [3 * 2 * model(each).sum(0).detach() for each in (x, y, z)]
+    close(taken[f"sampled_{NAME}"], torch.stack(squares))
+
+
+def test_a_microbatch_counts_that_only_reaches_weights_nobody_asks_about_now() -> None:
+    model, xs = Experts(), parts()
+    collector = Collector(model, {"sometimes.weight": {NAME}, "table": {NAME}})
+    collector.expect({"sometimes.weight": (NAME,)})
+    for x in xs:
+        model(x).sum().backward()
+    taken = collector.take()
+    assert taken.keys() == {"sometimes.weight"}
+    reached = taken["sometimes.weight"][NAME].abs().sum((1, 2)) > 0
+    assert reached.tolist() == [False, True, False]
+
+
 def test_a_loss_scale_is_taken_out_and_a_pause_skips() -> None:
     model, (x, *_) = Experts(), parts()
     collector = Collector(model, {"table": {NAME}})
