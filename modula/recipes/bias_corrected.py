@@ -31,7 +31,8 @@ def bias_corrected(recipe: Recipe | str) -> Recipe:
     adamw     u = mean_r m_r / x_r - Var_r(x) mean_r m_r / x_r^3: each microbatch r is divided by
               the denominator of the others, see `CrossFitted`
     sophia    1 / x becomes 1 / x - Var(x) / x^3, x = rho h + eps, at each pass at sampled labels
-    shampoo   each eigenvalue's x^-1/4 becomes x^-1/4 - 5/32 x^-9/4 Var(x), when roots are renewed
+    shampoo   each eigenvalue's x^-1/4 becomes x^-1/4 - 5/32 x^-9/4 Var(x), when roots are renewed;
+              for both see `VarianceCorrected`
 
     A step needs the gradients of two microbatches or more: call the model and loss.backward() on
     equal parts of the batch, the loss divided by their number, before `step()`; for sophia inside

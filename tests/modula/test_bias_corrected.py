@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import modula
-from metrics import Runner, program
+from metrics import Runner, draw, program
 from modula import recipes
 from modula.duality import Average, Unbiased
 from modula.norms import CrossFitted, Diagonal, Kronecker, Max, Memory, VarianceCorrected
@@ -130,6 +130,16 @@ def test_equal_microbatches_make_it_adamw() -> None:
             backward(model, [parts[0]] * 3)
             optimizer.step()
     assert_same_weights(net, twin)
+
+
+def test_any_diagonal_is_the_plain_one_where_microbatches_agree() -> None:
+    metric = Diagonal(Memory(0.9), floor=0.3, power=0.75, batch=7.0)
+    found = Runner(CrossFitted(metric), (3, 2), momentum=Unbiased(0.8))
+    plain = Runner(metric, (3, 2), momentum=Unbiased(0.8))
+    for seed in range(4):
+        gradient = draw(3, 2, seed=seed)
+        mine = found.step(gradient, microbatch_gradients=gradient.expand(5, 3, 2))
+        assert_close(mine, plain.step(gradient))
 
 
 def test_the_mean_step_is_nearer_to_the_preconditioned_mean_gradient() -> None:
