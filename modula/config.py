@@ -112,15 +112,17 @@ class Config:
 def parse_options(text: str) -> dict[str, Any]:
     """What "momentum=0.9 every=5" says.
 
-    Raises UserError where a word is not NAME=VALUE with a number, tuple, True, False or None.
+    Raises UserError where a word is not NAME=VALUE with a number, a tuple, True, False, None or
+    the name of a dtype.
     """
     found = {}
     for word in text.split():
         name, _, value = word.partition("=")
         if name == "lr":
             raise UserError(f"{word} is no other option: the learning rate is given as lr")
+        dtype = getattr(torch, value, None)
         try:
-            found[name] = ast.literal_eval(value)
+            found[name] = dtype if isinstance(dtype, torch.dtype) else ast.literal_eval(value)
         except (ValueError, SyntaxError):
             raise UserError(
                 f"options are NAME=VALUE with a number for VALUE, like momentum=0.9; not {word!r}"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from modula import bench, cli, report, screen
@@ -96,14 +97,14 @@ def test_a_comparison_takes_learning_rates_and_goes_on() -> None:
 
 
 def test_contenders_take_options_of_their_recipe() -> None:
-    words = ["soap@0.02@momentum=0.5@every=3", "adamw@betas=(0.8,0.9),adamw"]
+    words = ["soap@0.02@momentum=0.5@state_dtype=bfloat16", "adamw@betas=(0.8,0.9),adamw"]
     assert train("--out", "out", "--compare", *words, "--steps", "1").exit_code == 0
     soap, adamw = (read_config(Path("out") / name) for name in (words[0], "adamw@betas=(0.8,0.9)"))
-    assert (soap.lr, soap.options) == (0.02, "momentum=0.5 every=3")
-    assert soap.recipe_options() == {"lr": 0.02, "momentum": 0.5, "every": 3}
+    assert (soap.lr, soap.options) == (0.02, "momentum=0.5 state_dtype=bfloat16")
+    assert soap.recipe_options() == {"lr": 0.02, "momentum": 0.5, "state_dtype": torch.bfloat16}
     assert adamw.recipe_options() == {"lr": 0.016, "betas": (0.8, 0.9)}
     plan = Path(f"out/{words[0]}/plan.html").read_text(encoding="utf-8")
-    assert "beta=0.5" in plan and "every 3 steps" in plan
+    assert "beta=0.5" in plan
 
 
 def test_a_rival_that_diverges_does_not_stop_the_others() -> None:

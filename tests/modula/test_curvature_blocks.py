@@ -22,7 +22,7 @@ def data(blocks: list[list[int]]) -> Tensor:
 
 
 def final_loss(name: str, lr: float, columns: Tensor) -> float:
-    """|w X|^2 / 2 after 500 steps from w = (1, ..., 1), each of which sees three of nine columns."""
+    """|w X|^2 / 2 after 500 steps from w = (1, ..., 1), each seeing three of nine columns."""
     net = nn.Linear(9, 1, bias=False, dtype=torch.float64)
     nn.init.ones_(net.weight)
     optimizer = recipes.RECIPES[name](net, lr, **OPTIONS[name])
