@@ -35,8 +35,8 @@ def bias_corrected(recipe: Recipe | str) -> Recipe:
               for both see `VarianceCorrected`
 
     A step needs the gradients of two microbatches or more: call the model and loss.backward() on
-    equal parts of the batch, the loss divided by their number, before `step()`; for sophia inside
-    `optimizer.sampled()` too.  `modula train` does so.  A step with one raises ValueError: it says
+    equal parts of the batch, the loss divided by their number, before `step()`; for sophia do so
+    inside `optimizer.sampled()`.  `modula train` does.  A step with one raises ValueError: it says
     nothing of the noise.  The parts are kept until the step, as many gradients in memory.
     Gradients may be clipped or unscaled as ever: parts follow.
 
