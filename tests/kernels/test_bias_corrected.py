@@ -92,6 +92,20 @@ def test_cross_fitting_is_the_loop_over_entries_and_microbatches(
     assert_close(found.tolist(), expected)
 
 
+@pytest.mark.parametrize("size", [1e-22, 1e-12, 1e12])
+def test_the_direction_has_no_unit_in_float32(size: float) -> None:
+    parts, square = size * draw(4, 9).float(), (size * draw(9, seed=1).float()).square()
+    options = {**ADAM, "floor": 0.0}
+    found = kernel.cross_fitted_plain(parts.mean(0), parts, square, torch.tensor(3.0), **options)
+    unit = parts.double() / size
+    expected = kernel.cross_fitted_plain(
+        unit.mean(0), unit, square.double() / size**2, torch.tensor(3.0), **options
+    )
+    assert found.isfinite().all()
+    if size > 1e-18:  # below, squares underflow, as in Adam itself
+        assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [4, 8, 32])
 def test_the_first_step_on_noise_is_about_as_long_as_adams(count: int) -> None:
     """Where a denominator may be near zero by chance, the uncorrected mean has no variance."""
