@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,8 +67,13 @@ class Batch:
         gradients: Sequence[Tensor | None],
         live: Mapping[str, float],
         statistics: Sequence[Statistics] = (),
+        look: Callable[[], None] | None = None,
     ) -> None:
-        """Advance the state and find the directions of all weights that have a gradient."""
+        """Advance the state and find the directions of all weights that have a gradient.
+
+        look  called when the directions are known and state is what they were found with, before
+              metrics learn for the next step
+        """
         self._chosen = tuple(i for i, g in enumerate(gradients) if g is not None)
         dtype = state_dtype(self.weights[0])
         self._env = {"gradient": [g.to(dtype) for g in gradients if g is not None]}
@@ -78,8 +83,14 @@ class Batch:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
             self._rows[name] = rows
             self._env[name] = [statistics[i][name].to(dtype) for i in rows]
-        if self._chosen:
-            self._run(self.program.proposal, 0, live)
+        if not self._chosen:
+            return
+        lines, decided = self.program.proposal, 0
+        if look is not None:
+            decided = self.program.decided
+            self._run(lines[:decided], 0, live)
+            look()
+        self._run(lines[decided:], decided, live)
 
     def draw(self, live: Mapping[str, float]) -> list[Tensor]:
         """Noises by which the weights are to be moved before their gradients are taken."""
@@ -135,6 +146,10 @@ class Batch:
         rows = self._rows.get(self.program.direction, self._chosen)
         queries = self._listed(self.program.query, rows)
         yield from zip(rows, queries, self._listed(self.program.direction, rows), strict=True)
+
+    def held(self, place: int, names: Sequence[str]) -> list[Tensor]:
+        """What these names hold for one weight."""
+        return [self._listed(name, (place,))[0] for name in names]
 
     def update(self, lr: Tensor, live: Mapping[str, float]) -> None:
         """Move the weights along the directions found by `propose`, and let go of those."""

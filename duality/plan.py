@@ -124,7 +124,8 @@ def _rotations(setting: Setting) -> Rotations | None:
     return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
 
 
-def _rule(setting: Setting) -> str:
+def rule_of(setting: Setting) -> str:
+    """The name of the rule that derives a weight's direction, as the plan prints it."""
     if _rotations(setting) is None:
         return rule_name(setting)
     return f"{rule_name(replace(setting, manifold=Euclidean()))}, rotating"
@@ -154,7 +155,7 @@ def row_of(
         momentum=str(setting.momentum),
         scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
-        rule=_rule(setting),
+        rule=rule_of(setting),
         known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
         program=program,
         twin="plain",

@@ -159,6 +159,13 @@ class Program:
         return self.proposal + self.update
 
     @property
+    def decided(self) -> int:
+        """How many lines of the proposal it takes until the direction and its query are known."""
+        names = (self.direction, self.query)
+        found = (i for i, each in enumerate(self.proposal, 1) if each.result in names)
+        return max(found, default=0)
+
+    @property
     def state(self) -> tuple[str, ...]:
         """Names that outlive a step: those read before they are written."""
         written = {*INPUTS, *STATISTICS}

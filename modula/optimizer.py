@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -329,10 +330,21 @@ class SteepestDescent(torch.optim.Optimizer):
         gradients = [group["params"][i].grad for i in positions]
         if self.maximize:  # a region lets a weight go in one direction and not in the other
             gradients = [None if g is None else -g for g in gradients]
-        batch.propose(gradients, group, seen)
-        if self._certification is not None and self._certification.is_due:
-            declarations = [self._declarations[index][i] for i in positions]
-            self._certification.look(batch, declarations, names)
+        batch.propose(gradients, group, seen, self._look_at(index, batch, positions))
+
+    def _look_at(
+        self, index: int, batch: Batch, positions: Sequence[int]
+    ) -> Callable[[], None] | None:
+        """What certifies the directions of a batch, in the steps in which that is due."""
+        if self._certification is None or not self._certification.is_due:
+            return None
+        names = names_of(self.param_groups[index])
+        return partial(
+            self._certification.look,
+            batch,
+            [self._declarations[index][i] for i in positions],
+            [names[i] for i in positions],
+        )
 
     def _gradients_are_usable(self) -> bool:
         named = [
