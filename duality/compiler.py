@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.duality.program import COUNTERS, NOISE, Line, Live, Program, Slot
+from modula.duality.program import COUNTERS, MEAN_SQUARE, NOISE, Line, Live, Program, Slot
 from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
@@ -42,6 +42,7 @@ class Batch:
         self.weights = list(weights)
         self.scales = [_scales(program) for program in programs]
         self.state = {name: self._new_state(name) for name in self.program.state}
+        self.asks_mean_square = any(MEAN_SQUARE in each.reads for each in self.program.lines)
         self.turns = list(turns) or [0.0] * len(self.weights)
         self._env: dict[str, list[Tensor] | Tensor] = {}
         self._rows: dict[str, Rows] = {}
@@ -139,6 +140,13 @@ class Batch:
         scales = [self.scales[i][names.index(op)] for i in self._chosen]
         return torch.stack([s * x for s, x in zip(scales, inner, strict=True)]).sum()
 
+    def squares(self) -> Tensor:
+        """(sum, number) of the entries of second moments, in float64: its part of their mean."""
+        asked = self._listed("square") if self._chosen and self.asks_mean_square else []
+        total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
+        total = sum((each.sum(dtype=torch.float64) for each in asked), total)
+        return torch.stack([total, torch.full_like(total, sum(each.numel() for each in asked))])
+
     def proposed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Each weight that will step: its place, what its direction is dual to, the direction."""
         if not self._chosen:
@@ -151,9 +159,14 @@ class Batch:
         """What these names hold for one weight."""
         return [self._listed(name, (place,))[0] for name in names]
 
-    def update(self, lr: Tensor, live: Mapping[str, float]) -> None:
-        """Move the weights along the directions found by `propose`, and let go of those."""
-        self._env["lr"] = lr
+    def update(
+        self, lr: Tensor, live: Mapping[str, float], numbers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Move the weights along the directions found by `propose`, and let go of those.
+
+        numbers  of the whole network, 0-d tensors by the names that lines read
+        """
+        self._env |= {**(numbers or {}), "lr": lr}
         if self._chosen:
             self._run(self.program.update, len(self.program.proposal), live)
         self._env, self._rows = {}, {}

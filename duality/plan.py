@@ -47,7 +47,9 @@ class Declaration:
     scalers: tuple[Scaler, ...] = ()
 
     def __post_init__(self) -> None:
-        as_decay(self.weight_decay)  # refuses what is no rate
+        decay = as_decay(self.weight_decay)  # refuses what is no rate
+        if decay is not None:
+            decay.check(self.setting)
         kinds = [type(scaler).__name__ for scaler in self.scalers]
         if len({*kinds}) < len(kinds):
             raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")

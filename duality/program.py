@@ -11,7 +11,8 @@ from torch import Tensor
 
 from modula.kernels.op import Cost, Locality, Op, Shape
 
-INPUTS = ("weight", "gradient", "lr")
+MEAN_SQUARE = "mean_square"  # of all weights' second moments, known once all directions are
+INPUTS = ("weight", "gradient", "lr", MEAN_SQUARE)
 COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 FROM_LAYERS = (
@@ -219,8 +220,8 @@ class Program:
     def run(self, **tensors: Tensor) -> dict[str, Tensor]:
         """Every named tensor after one step, by the plain twins: the definition.
 
-        Takes weight, gradient, lr, each name in `state`, and what statistics there are; changes
-        none of them.
+        Takes weight, gradient, lr, each name in `state`, and what statistics and numbers of the
+        whole network there are; changes none of them.
         """
         state = self.state
         for each in self.lines:

@@ -16,13 +16,11 @@ from modula.certification import Certification
 from modula.duality import (
     Average,
     Batch,
-    Clip,
     Decay,
     Declaration,
     Momentum,
     Plan,
     Potential,
-    ShortStep,
     Unit,
     batches,
     plan_of,
@@ -41,6 +39,7 @@ from modula.groups import (
 )
 from modula.statistics import Statistics
 from modula.watch import Watch
+from modula.whole import LENGTH, Length, MeanSquare, Whole, length_rule
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +48,6 @@ _OWN = (
     *("length_rule", "maximize", "on_nonfinite", "skipped", "state_dtype"),
     *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
 )
-
-LengthRule = Automatic | Clip | ShortStep
 
 
 class NonFiniteGradient(ArithmeticError):
@@ -103,7 +100,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if state_dtype not in (None, torch.bfloat16):
             raise ValueError(f"state_dtype is torch.bfloat16 or None; got {state_dtype}")
         self.state_dtype = state_dtype
-        self.length_rule = _length_rule(lr, potential)
+        self.length_rule = length_rule(lr, potential)
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
@@ -283,10 +280,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
-            if self.length_rule is None:
-                self._step_at_given_length()
-            else:
-                self._step_at_length_of(self.length_rule)
+            self._step_with(self._wholes())
             if self._certification is not None:
                 self._certification.end_step()
         self._expect()
@@ -303,25 +297,40 @@ class SteepestDescent(torch.optim.Optimizer):
         worst = {} if self._certification is None else self._certification.worst
         return {rule: float(gap) for rule, gap in worst.items()}
 
-    def _step_at_given_length(self) -> None:
-        for index, group in enumerate(self.param_groups):
-            for batch, positions in self._batches[index]:
-                self._propose(index, batch, positions)
-                batch.update(_scalar(group["lr"], batch), group)
-        self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
+    def _wholes(self) -> list[Whole]:
+        """The numbers of the whole network that its weights wait for; [] where they need not."""
+        found: list[Whole] = [] if self.length_rule is None else [Length(self.length_rule)]
+        if any(batch.asks_mean_square for _, batch, _ in self._each_batch()):
+            found.append(MeanSquare())
+        return found
 
-    def _step_at_length_of(self, rule: LengthRule) -> None:
-        total: Tensor | float = 0.0
-        for index, group in enumerate(self.param_groups):
-            for batch, positions in self._batches[index]:
+    def _each_batch(self) -> Iterator[tuple[int, Batch, list[int]]]:
+        """The index of its group, a batch, and the positions of its weights in the group."""
+        for index, compiled in enumerate(self._batches):
+            yield from ((index, *each) for each in compiled)
+
+    def _step_with(self, wholes: Sequence[Whole]) -> None:
+        """Propose and move: batch by batch, unless a number of all of them comes in between."""
+        numbers = self._propose_all(wholes) if wholes else {}
+        for index, batch, positions in self._each_batch():
+            if not wholes:
                 self._propose(index, batch, positions)
-                short = isinstance(rule, ShortStep)
-                total = (batch.frank_wolfe_gap(group) if short else batch.dual_norm()) + total
-        length = rule.length(torch.as_tensor(total))
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, _ in compiled:
-                batch.update(length * group["lr"], group)
-        self._last_lr = length * self.param_groups[0]["lr"]
+            group, device = self.param_groups[index], batch.weights[0].device
+            here = {name: number.to(device) for name, number in numbers.items()}
+            batch.update(_scalar(here.pop(LENGTH, 1.0) * group["lr"], batch), group, here)
+        length = numbers.get(LENGTH, 1.0) * self.param_groups[0]["lr"]
+        self._last_lr = torch.as_tensor(length, dtype=torch.float64)
+
+    def _propose_all(self, wholes: Sequence[Whole]) -> dict[str, Tensor]:
+        """Find every weight's direction, and the numbers of the whole network, by name."""
+        totals: dict[str, Tensor] = {}
+        for index, batch, positions in self._each_batch():
+            self._propose(index, batch, positions)
+            for whole in wholes:
+                part = whole.part(batch, self.param_groups[index])
+                total = totals.get(whole.name, torch.zeros_like(part))
+                totals[whole.name] = total + part.to(total.device)
+        return {whole.name: whole.value(totals[whole.name]) for whole in wholes}
 
     def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
         group = self.param_groups[index]
@@ -423,14 +432,6 @@ class SteepestDescent(torch.optim.Optimizer):
         for weight, own in saved.items():
             for name, value in own.items():
                 self.state[weight][name].copy_(value)
-
-
-def _length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
-    """What measures the step by the dual norm of the whole network, if anything does."""
-    clip = potential if isinstance(potential, Clip | ShortStep) else None
-    if clip is not None and isinstance(lr, Automatic):
-        raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
-    return lr if isinstance(lr, Automatic) else clip
 
 
 def _scalar(lr: Any, batch: Batch) -> Tensor:
