@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import modula
 from modula import SteepestDescent
-from modula.norms import Absolute, LayerMoments, Relative
+from modula.norms import Absolute, Damping, Exact, LayerMoments, Relative
 from modula.recipes import RECIPES
 from modula.statistics import (
     cross_entropy_gauss_newton_backward,
@@ -57,10 +57,11 @@ def test_one_step_of_foof_solves_least_squares() -> None:
     assert_close(net.weight.detach().mT, torch.linalg.lstsq(x, y).solution)
 
 
-def test_one_step_of_kfac_with_the_exact_gauss_newton_does_too() -> None:
+@pytest.mark.parametrize("damping", [Absolute(0), Exact(0)], ids=str)
+def test_one_step_of_kfac_with_the_exact_gauss_newton_does_too(damping: Damping) -> None:
     x, y = draw(40, 5), draw(40, 3, seed=1)
     net = nn.Linear(5, 3, bias=False).double()
-    optimizer = modula.recipes.kfac(net, 1.0, momentum=0, damping=Absolute(0))
+    optimizer = modula.recipes.kfac(net, 1.0, momentum=0, damping=damping)
     F.mse_loss(net(x), y).backward()
     with optimizer.sampled():
         mse_gauss_newton_backward(net(x))
