@@ -127,9 +127,9 @@ class Scheduled(Decay):
         metric = setting.metric
         if not (isinstance(metric, Diagonal) and metric.power == 0.5):
             raise ValueError(
-                f"{self} divides by the root of the second moment that Adam keeps, and the metric "
-                f"{metric} keeps none: use Diagonal(), as recipes.adamw does, or "
-                f"Decoupled({self.rate:g})"
+                f"{self} divides by the root of Adam's second moment, which a weight under "
+                f"{metric or 'no metric'} does not keep: put it under Diagonal(), as "
+                f"recipes.adamw does, or use Decoupled({self.rate:g})"
             )
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
