@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from modula.automatic import Automatic
@@ -75,6 +76,7 @@ class SteepestDescent(torch.optim.Optimizer):
                   in `certificates`: see modula.certification for what it costs; None never looks
     state_dtype   torch.bfloat16 keeps weight-shaped state in half the memory, rounded at random;
                   None keeps it in float32, or in the dtype of the weight if that is finer
+    process_group the processes that average gradients, for metrics of a layer's data, see `watch`
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -95,6 +97,7 @@ class SteepestDescent(torch.optim.Optimizer):
         on_nonfinite: Literal["raise", "skip"] = "raise",
         certify_every: int | None = None,
         state_dtype: torch.dtype | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         if on_nonfinite not in ("raise", "skip"):
@@ -123,7 +126,7 @@ class SteepestDescent(torch.optim.Optimizer):
         # Only now, when everything is derived: an error leaves every weight as it was.
         land_(self._landings)
         self._landings = None
-        self.watch(model)
+        self.watch(model, process_group)
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
@@ -194,13 +197,17 @@ class SteepestDescent(torch.optim.Optimizer):
 
     # --- what metrics ask of the network ---------------------------------------------------------
 
-    def watch(self, model: nn.Module) -> None:
+    def watch(self, model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
         """Collect from this model what the metrics read; a copy of an optimizer must be told.
+
+        process_group  processes that average gradients, so that statistics are averaged too; None
+                       for those of a DistributedDataParallel in the model.  Where several processes
+                       run and neither says which, `step` raises RuntimeError
 
         Raises ValueError for weights whose layer does not show what is asked of it.
         """
         wanted = {name: batch.program.statistics for name, batch in self._named()}
-        self._watch = Watch(model, wanted)
+        self._watch = Watch(model, wanted, process_group)
         self._expect()
 
     def asks_for(self, *statistics: str) -> bool:

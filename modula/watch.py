@@ -6,10 +6,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from modula.duality.program import NOISE, SAMPLED, SAMPLED_GRADIENT
-from modula.statistics import Collector, Statistics, gradients_kept, perturbed
+from modula.statistics import Collector, Statistics, gradients_kept, perturbed, share_
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,19 @@ class Watch:
 
     model   the network that the weights belong to
     wanted  names of statistics by full name of the weight
+    group   the processes that average gradients; None for those of a DistributedDataParallel
+            in the model
     """
 
-    def __init__(self, model: nn.Module, wanted: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: Mapping[str, Sequence[str]],
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         self.wanted = {name: tuple(names) for name, names in wanted.items() if names}
+        self._expected: Mapping[str, Sequence[str]] = self.wanted
+        self._group = _group_of(model) if group is None else group
         self._weights = dict(model.named_parameters())
         self._model = model
         hooked = {
@@ -42,6 +53,7 @@ class Watch:
 
     def expect(self, statistics: Mapping[str, Sequence[str]]) -> None:
         """Measure these until told otherwise, and no others."""
+        self._expected = statistics
         if self._collector:
             self._collector.expect(statistics)
 
@@ -51,9 +63,26 @@ class Watch:
         for name, statistics in self._given.items():
             found[name] = {**found.get(name, {}), **statistics}
         self._given = {}
+        self._share_(found)
         if self._waits:
             self._warn(found)
         return found
+
+    def _share_(self, found: Statistics) -> None:
+        """Let all processes that average gradients have the same statistics."""
+        if not self.wanted or not dist.is_available() or not dist.is_initialized():
+            return
+        if self._group is None and dist.get_world_size() > 1:
+            raise RuntimeError(
+                f"statistics of {next(iter(self.wanted))} are of one of {dist.get_world_size()} "
+                "processes, whose weights would drift apart: give the optimizer the "
+                "DistributedDataParallel as its model, or process_group=..., the processes that "
+                "average gradients: torch.distributed.group.WORLD for all, "
+                "torch.distributed.new_group([rank], use_local_synchronization=True) for none but "
+                "this one"
+            )
+        if self._group is not None:
+            share_(found, self._expected, self._group, next(iter(self._weights.values())).device)
 
     def _warn(self, found: Statistics) -> None:
         """Say once if the first step comes before any pass at sampled labels."""
@@ -72,7 +101,12 @@ class Watch:
             yield
             self._give(
                 SAMPLED_GRADIENT,
-                {n: w.grad for n, w in self._weights.items() if w.grad is not None},
+                # A view is part of a bucket, where the training gradient belongs.
+                {
+                    name: w.grad.clone() if w.grad._is_view() else w.grad
+                    for name, w in self._weights.items()
+                    if w.grad is not None
+                },
             )
 
     @contextmanager
@@ -86,3 +120,9 @@ class Watch:
         for name, value in values.items():
             if statistic in self.wanted.get(name, ()):
                 self._given.setdefault(name, {})[statistic] = value
+
+
+def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
+    """The processes among which a DistributedDataParallel averages the gradients of the model."""
+    wrapped = (each for each in model.modules() if isinstance(each, DistributedDataParallel))
+    return next((each.process_group for each in wrapped), None)

@@ -4,7 +4,7 @@ A metric names the statistics that it reads; a `Collector` measures them while t
 """
 
 from modula.statistics.collector import Collector, Statistics
-from modula.statistics.exchange import average_
+from modula.statistics.exchange import share_
 from modula.statistics.fisher import (
     cross_entropy_gauss_newton_backward,
     gradients_kept,
@@ -20,7 +20,7 @@ __all__ = [
     "OUTPUTS",
     "Collector",
     "Statistics",
-    "average_",
+    "share_",
     "cross_entropy_gauss_newton_backward",
     "gradients_kept",
     "mse_gauss_newton_backward",
