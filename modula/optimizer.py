@@ -39,6 +39,7 @@ from modula.groups import (
     param_groups,
     point_of,
 )
+from modula.scaling import all_finite, scale_and_overflow_
 from modula.statistics import Statistics
 from modula.watch import Watch
 
@@ -220,6 +221,8 @@ class SteepestDescent(torch.optim.Optimizer):
 
         with optimizer.sampled():
             F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
+
+        Where a GradScaler scales the loss, it shall scale this one too.
         """
         with self._watched().sampled():
             yield
@@ -269,24 +272,44 @@ class SteepestDescent(torch.optim.Optimizer):
         }
         self._watch.expect(expected)
 
-    def _statistics(self) -> Statistics:
+    def _statistics(self, loss_scale: Tensor | float) -> Statistics:
         asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
-        return self._watched().take() if asks else {}
+        return self._watched().take(loss_scale) if asks else {}
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
+        return self._watch is not None and bool(self._watch.wanted)
 
     # --- the step -----------------------------------------------------------------------------
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and what metrics saw of the passes that made them."""
+        super().zero_grad(set_to_none)
+        if self._watch is not None:
+            self._watch.forget()
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, loss_scale: Tensor | float | None = None
+    ) -> Any:
         """One step; returns the closure's loss, if there is one.
 
-        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".
+        loss_scale  by which all losses since the last step were multiplied, those in `sampled` too;
+                    .grad is not, any more.  A GradScaler says it by itself, unless its `unscale_`
+                    was called before
+
+        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".  Raises
+        ValueError where a metric needs the loss_scale and nobody says it.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._seen = self._statistics()
-        if self._gradients_are_usable():
+        is_scaled = self._watch is not None and self._watch.is_scaled
+        scale, overflowed = scale_and_overflow_(self, loss_scale, is_scaled)
+        self._seen = self._statistics(scale)
+        if not overflowed and self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
             if self.length_rule is None:
@@ -351,7 +374,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for name, gradient in named:
             if gradient.is_sparse:
                 raise ValueError(f"{name} has a sparse gradient; use Embedding(sparse=False)")
-        if not named or _all_finite([gradient for _, gradient in named]):
+        if not named or all_finite([gradient for _, gradient in named]):
             return True
         bad = [name for name, gradient in named if not gradient.isfinite().all()]
         if not bad:
@@ -435,8 +458,3 @@ def _scalar(lr: Any, batch: Batch) -> Tensor:
     if isinstance(lr, Tensor):
         return lr.to(weight.device)
     return torch.full((), lr, dtype=dtype, device=weight.device)
-
-
-def _all_finite(gradients: Sequence[Tensor]) -> bool:
-    # A sum is finite unless an entry is not, or it overflows: cheap, and checked again if it fails.
-    return bool(torch.stack([g.sum().float() for g in gradients]).isfinite().all())

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modula.duality.program import NOISE, SAMPLED, SAMPLED_GRADIENT
-from modula.statistics import Collector, Statistics, gradients_kept, perturbed, share_
+from modula.scaling import all_finite
+from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +58,29 @@ class Watch:
         if self._collector:
             self._collector.expect(statistics)
 
-    def take(self) -> Statistics:
-        """All statistics by weight and name, and forget them."""
-        found = self._collector.take() if self._collector else {}
+    @property
+    def is_scaled(self) -> bool:
+        """Whether any depends on a factor of the loss: those of what goes into a layer do not."""
+        wanted = (each for names in self.wanted.values() for each in names)
+        return any(each.removeprefix("sampled_") not in INPUTS for each in wanted)
+
+    def forget(self) -> None:
+        """What passes at the training loss showed so far; those at sampled labels stay."""
+        if self._collector:
+            self._collector.forget()
+
+    def take(self, loss_scale: Tensor | float = 1.0) -> Statistics:
+        """All statistics by weight and name, and forget them.
+
+        loss_scale  by which the losses of all passes were multiplied
+        """
+        found = self._collector.take(loss_scale=loss_scale) if self._collector else {}
         for name, statistics in self._given.items():
-            found[name] = {**found.get(name, {}), **statistics}
+            given = {each: value / loss_scale for each, value in statistics.items()}
+            found[name] = {**found.get(name, {}), **given}
         self._given = {}
         self._share_(found)
+        _keep_finite_(found)
         if self._waits:
             self._warn(found)
         return found
@@ -126,3 +143,12 @@ def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
     """The processes among which a DistributedDataParallel averages the gradients of the model."""
     wrapped = (each for each in model.modules() if isinstance(each, DistributedDataParallel))
     return next((each.process_group for each in wrapped), None)
+
+
+def _keep_finite_(found: Statistics) -> None:
+    """Gradients at sampled labels overflow where a GradScaler, which sees others, cannot tell."""
+    sampled = [each[SAMPLED_GRADIENT] for each in found.values() if SAMPLED_GRADIENT in each]
+    if sampled and not all_finite(sampled):
+        logger.warning("gradients at sampled labels are not finite: the metric leaves them out")
+        for statistics in found.values():
+            statistics.pop(SAMPLED_GRADIENT, None)

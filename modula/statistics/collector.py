@@ -71,7 +71,8 @@ class Collector:
         ]
         self._expected: Mapping[str, Collection[str]] = self._wanted
         self._paused, self._pass = False, ""
-        self._forget()
+        self._running: dict[tuple[str, str], Running] = {}
+        self._microbatches = Microbatches()
         self._handles = [self._watch(name, owner) for name, owner in layers]
         grouped = [name for name, names in self._wanted.items() if MICROBATCH_GRADIENTS in names]
         self._handles += [self._receive(name, weights[name]) for name in grouped]
@@ -97,8 +98,13 @@ class Collector:
                 taken[name][statistic] = running.value(count / loss_scale, count)
         for name, gradients in self._microbatches.values(loss_scale).items():
             taken[name][MICROBATCH_GRADIENTS] = gradients
-        self._forget()
+        self._running, self._microbatches = {}, Microbatches()
         return {name: statistics for name, statistics in taken.items() if statistics}
+
+    def forget(self) -> None:
+        """All that was seen outside `sampled`, such as in a step that is left out."""
+        kept = {key: each for key, each in self._running.items() if key[1].startswith(SAMPLED)}
+        self._running, self._microbatches = kept, Microbatches()
 
     def expect(self, statistics: Mapping[str, Collection[str]]) -> None:
         """Measure only these of the wanted ones from now on; a metric need not look every step."""
@@ -130,10 +136,6 @@ class Collector:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-    def _forget(self) -> None:
-        self._running: dict[tuple[str, str], Running] = {}
-        self._microbatches = Microbatches()
 
     def _watch(self, name: str, owner: Owner) -> RemovableHandle:
         @torch.no_grad()
