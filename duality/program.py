@@ -22,8 +22,9 @@ FROM_LAYERS = (
 SAMPLED_GRADIENT = "sampled_gradient"
 # At labels drawn from the network itself: the Fisher; the training loss has an empirical one.
 SAMPLED = (SAMPLED_GRADIENT, *(f"sampled_{name}" for name in FROM_LAYERS))
-NOISE = "noise"  # by which the weight was moved when the gradient was taken
-STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, NOISE)
+NOISE = "noise"  # by which a weight is moved before its gradient is taken
+GRADIENT_TIMES_NOISE = "gradient_times_noise"  # entry by entry, summed over the passes of a step
+STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, GRADIENT_TIMES_NOISE)
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,9 @@ class SteepestDescent(torch.optim.Optimizer):
         """Forward and backward passes inside are at weights drawn from the metrics' posterior.
 
         Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
-        has one, so that a training loop may always use it.
+        has one, so that a training loop may always use it.  Several draws a step are averaged:
+        enter as often, with a loss that is divided by their number.  Processes may draw alike or
+        differently.
         """
         noises: dict[str, Tensor] = {}
         with torch.no_grad():
@@ -308,7 +310,8 @@ class SteepestDescent(torch.optim.Optimizer):
                 loss = closure()
         is_scaled = self._watch is not None and self._watch.is_scaled
         scale, overflowed = scale_and_overflow_(self, loss_scale, is_scaled)
-        self._seen = self._statistics(scale)
+        # What is maximized has a negative loss: of it, too, are the gradients times noise.
+        self._seen = self._statistics(-scale if self.maximize else scale)
         if not overflowed and self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()

@@ -10,13 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modula.duality.program import NOISE, SAMPLED, SAMPLED_GRADIENT
+from modula.duality.program import GRADIENT_TIMES_NOISE, SAMPLED, SAMPLED_GRADIENT
 from modula.scaling import all_finite
 from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
 
 logger = logging.getLogger(__name__)
 
-GIVEN = (SAMPLED_GRADIENT, NOISE)  # by passes that the training loop makes; hooks see the rest
+# What is only there after passes inside a context of the optimizer.
+CONTEXTS = {"sampled": SAMPLED, "perturbed": (GRADIENT_TIMES_NOISE,)}
 
 
 class Watch:
@@ -40,13 +41,13 @@ class Watch:
         self._weights = dict(model.named_parameters())
         self._model = model
         hooked = {
-            name: [each for each in names if each not in GIVEN]
+            name: [each for each in names if each != SAMPLED_GRADIENT]
             for name, names in self.wanted.items()
         }
         hooked = {name: names for name, names in hooked.items() if names}
         self._collector = Collector(model, hooked) if hooked else None
-        self._given: Statistics = {}
-        self._waits = self.asks_for(*SAMPLED)
+        self._sampled: dict[str, Tensor] = {}
+        self._waits = [context for context, names in CONTEXTS.items() if self.asks_for(*names)]
 
     def asks_for(self, *statistics: str) -> bool:
         """Whether any weight wants one of these statistics."""
@@ -75,10 +76,9 @@ class Watch:
         loss_scale  by which the losses of all passes were multiplied
         """
         found = self._collector.take(loss_scale=loss_scale) if self._collector else {}
-        for name, statistics in self._given.items():
-            given = {each: value / loss_scale for each, value in statistics.items()}
-            found[name] = {**found.get(name, {}), **given}
-        self._given = {}
+        for name, gradient in self._sampled.items():
+            found.setdefault(name, {})[SAMPLED_GRADIENT] = gradient / loss_scale
+        self._sampled = {}
         self._share_(found)
         _keep_finite_(found)
         if self._waits:
@@ -102,13 +102,16 @@ class Watch:
             share_(found, self._expected, self._group, next(iter(self._weights.values())).device)
 
     def _warn(self, found: Statistics) -> None:
-        """Say once if the first step comes before any pass at sampled labels."""
-        self._waits = False
-        if not any(name in SAMPLED for statistics in found.values() for name in statistics):
-            logger.warning(
-                "a metric reads gradients at sampled labels and has none yet: until there is a "
-                "backward pass inside optimizer.sampled() it measures nothing"
-            )
+        """Say once if the first step comes before any pass that a metric depends on."""
+        seen = {name for statistics in found.values() for name in statistics}
+        for context in self._waits:
+            if seen.isdisjoint(CONTEXTS[context]):
+                logger.warning(
+                    "a metric reads what backward passes inside optimizer.%s() show, and there "
+                    "was none yet: until there is one it measures nothing",
+                    context,
+                )
+        self._waits = []
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
@@ -116,27 +119,24 @@ class Watch:
         seen = self._collector.sampled() if self._collector else nullcontext()
         with gradients_kept(self._model), seen:
             yield
-            self._give(
-                SAMPLED_GRADIENT,
-                # A view is part of a bucket, where the training gradient belongs.
-                {
-                    name: w.grad.clone() if w.grad._is_view() else w.grad
-                    for name, w in self._weights.items()
-                    if w.grad is not None
-                },
-            )
+            for name, weight in self._weights.items():
+                if weight.grad is not None and SAMPLED_GRADIENT in self.wanted.get(name, ()):
+                    self._add(name, weight.grad)
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        """Passes of one step add up.  A view is part of a bucket, where others' will be."""
+        before = self._sampled.get(name)
+        if before is not None:
+            self._sampled[name] = before + gradient
+        else:
+            self._sampled[name] = gradient.clone() if gradient._is_view() else gradient
 
     @contextmanager
     def perturbed(self, noises: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside, each named weight is moved by its noise, which becomes its "noise"."""
-        with perturbed([self._weights[name] for name in noises], noises.values()):
+        """Inside, each named weight is moved by its noise, which gradients are multiplied with."""
+        seen = self._collector.perturbed(noises) if self._collector else nullcontext()
+        with perturbed([self._weights[name] for name in noises], noises.values()), seen:
             yield
-        self._give(NOISE, noises)
-
-    def _give(self, statistic: str, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            if statistic in self.wanted.get(name, ()):
-                self._given.setdefault(name, {})[statistic] = value
 
 
 def _group_of(model: nn.Module) -> dist.ProcessGroup | None:

@@ -12,9 +12,15 @@ from modula.statistics.fisher import (
     sampled_labels,
 )
 from modula.statistics.perturbed import perturbed
-from modula.statistics.running import INPUTS, MICROBATCH_GRADIENTS, OUTPUTS
+from modula.statistics.running import (
+    GRADIENT_TIMES_NOISE,
+    INPUTS,
+    MICROBATCH_GRADIENTS,
+    OUTPUTS,
+)
 
 __all__ = [
+    "GRADIENT_TIMES_NOISE",
     "INPUTS",
     "MICROBATCH_GRADIENTS",
     "OUTPUTS",
