@@ -77,6 +77,26 @@ def test_ivon_is_the_plain_loop(samples: int, sign: int) -> None:
     assert_close(optimizer.state[net.weight]["hessian"], oracle.h)
 
 
+def test_a_weight_that_is_used_twice_is_one_weight() -> None:
+    """O33: of both uses the gradients are at one draw."""
+    net = nn.Sequential(
+        nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3, bias=False)
+    ).double()
+    net[2].weight = net[0].weight
+    optimizer, weight = ivon(net), net[0].weight
+    oracle = Loop(weight.detach().clone())
+    for _ in range(3):
+        optimizer.zero_grad()
+        with optimizer.perturbed():
+            moved = weight.detach() - oracle.mean
+            net(torch.eye(3).double()).square().sum().backward()
+        assert weight.grad is not None
+        gradient = weight.grad.clone()
+        optimizer.step()
+        oracle.step([(gradient, moved)])
+        assert_close(weight.detach(), oracle.mean)
+
+
 def half(rank: int) -> tuple[Tensor, Tensor]:
     """Each process has a loss and draws of its own; the loop sees both."""
     net = network()
