@@ -79,7 +79,9 @@ def gradients_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for weight, gradient, copy in before:
-            weight.grad = gradient if gradient is None or copy is None else gradient.copy_(copy)
+            if gradient is not None and copy is not None:
+                gradient.detach().copy_(copy)
+            weight.grad = gradient
 
 
 def _copy_of_view(gradient: Tensor | None) -> Tensor | None:
