@@ -12,7 +12,9 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape
 
 INPUTS = ("weight", "gradient", "lr")
-COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
+ROUNDINGS = "roundings"  # steps in which state was rounded at random
+# State that the host counts: read without waiting for a device.
+COUNTERS = ("step", "since", ROUNDINGS)
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 FROM_LAYERS = (
     *("input_moment", "output_moment", "layer_inputs", "output_gradients"),

@@ -90,6 +90,21 @@ def test_two_processes_take_the_step_of_one_with_the_whole_batch(tmp_path: Path,
         assert_close(found, weights(net), rtol=1e-7, atol=1e-10)
 
 
+@needs_fork
+def test_state_is_rounded_alike_in_processes_that_draw_differently(tmp_path: Path) -> None:
+    def run(rank: int) -> list[Tensor]:
+        net = network().float()
+        parallel = DistributedDataParallel(net)
+        optimizer = modula.recipes.muon(parallel, state_dtype=torch.bfloat16)
+        torch.manual_seed(rank)
+        for x, y, _ in steps(optimizer, half(rank)):
+            F.cross_entropy(parallel(x.float()), y).backward()
+        return weights(net)
+
+    first, second = in_two_processes(tmp_path, run)
+    assert_close(first, second, rtol=0, atol=0)
+
+
 def unsaid(rank: int) -> None:
     net = network()
     optimizer = modula.recipes.foof(net)
