@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from modula.duality.program import COUNTERS, MEAN_SQUARE, NOISE, Line, Live, Program, Slot
+from modula.duality.program import (
+    COUNTERS,
+    MEAN_SQUARE,
+    NOISE,
+    ROUNDINGS,
+    Line,
+    Live,
+    Program,
+    Slot,
+)
 from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
@@ -41,7 +51,8 @@ class Batch:
         self.kept = kept
         self.weights = list(weights)
         self.scales = [_scales(program) for program in programs]
-        self.state = {name: self._new_state(name) for name in self.program.state}
+        counted = () if kept is None else (ROUNDINGS,)
+        self.state = {name: self._new_state(name) for name in (*self.program.state, *counted)}
         self.asks_mean_square = any(MEAN_SQUARE in each.reads for each in self.program.lines)
         self.turns = list(turns) or [0.0] * len(self.weights)
         self._env: dict[str, list[Tensor] | Tensor] = {}
@@ -80,6 +91,8 @@ class Batch:
         self._env = {"gradient": [g.to(dtype) for g in gradients if g is not None]}
         self._env["weight"] = [self.weights[i] for i in self._chosen]
         self._rows = {}
+        if ROUNDINGS in self.state:
+            torch._foreach_add_(self.state[ROUNDINGS].listed(self._chosen), 1)
         for name in self.program.statistics:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
             self._rows[name] = rows
@@ -205,16 +218,22 @@ class Batch:
         if name == "weight":
             torch._foreach_copy_([self.weights[i] for i in rows], list(result.unbind(0)))
         elif name in self.state:
-            self.state[name].write_(rows, result)
+            self.state[name].write_(rows, result, self._seed(name, rows))
         else:
             self._env[name], self._rows[name] = result, rows
 
     def _keep_listed(self, each: Line, results: list[Tensor], rows: Rows) -> None:
         if each.result in self.state:
             if not (each.op.writes_first and self.state[each.result].is_worked_on):
-                self.state[each.result].write_(rows, results)
+                self.state[each.result].write_(rows, results, self._seed(each.result, rows))
         elif not (each.op.writes_first and each.result == "weight"):  # else it is written already
             self._env[each.result], self._rows[each.result] = results, rows
+
+    def _seed(self, name: str, rows: Rows) -> int:
+        """Of this step's rounding: the same in all processes, and in a run that was resumed."""
+        if ROUNDINGS not in self.state:
+            return 0
+        return crc32(f"{name} {int(self.state[ROUNDINGS].views[rows[0]])}".encode())
 
     def _listed(self, name: str, rows: Rows | None = None) -> Any:
         if name in self.state:

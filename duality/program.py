@@ -13,7 +13,9 @@ from modula.kernels.op import Cost, Locality, Op, Shape
 
 MEAN_SQUARE = "mean_square"  # of all weights' second moments, known once all directions are
 INPUTS = ("weight", "gradient", "lr", MEAN_SQUARE)
-COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
+ROUNDINGS = "roundings"  # steps in which state was rounded at random
+# State that the host counts: read without waiting for a device.
+COUNTERS = ("step", "since", ROUNDINGS)
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 FROM_LAYERS = (
     *("input_moment", "output_moment", "layer_inputs", "output_gradients"),
@@ -23,8 +25,9 @@ FROM_LAYERS = (
 SAMPLED_GRADIENT = "sampled_gradient"
 # At labels drawn from the network itself: the Fisher; the training loss has an empirical one.
 SAMPLED = (SAMPLED_GRADIENT, *(f"sampled_{name}" for name in FROM_LAYERS))
-NOISE = "noise"  # by which the weight was moved when the gradient was taken
-STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, NOISE)
+NOISE = "noise"  # by which a weight is moved before its gradient is taken
+GRADIENT_TIMES_NOISE = "gradient_times_noise"  # entry by entry, summed over the passes of a step
+STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, GRADIENT_TIMES_NOISE)
 
 
 @dataclass(frozen=True)

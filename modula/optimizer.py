@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from modula.automatic import Automatic
@@ -37,6 +38,7 @@ from modula.groups import (
     param_groups,
     point_of,
 )
+from modula.scaling import all_finite, scale_and_overflow_
 from modula.statistics import Statistics
 from modula.watch import Watch
 from modula.whole import LENGTH, Length, MeanSquare, Whole, length_rule
@@ -73,6 +75,7 @@ class SteepestDescent(torch.optim.Optimizer):
                   in `certificates`: see modula.certification for what it costs; None never looks
     state_dtype   torch.bfloat16 keeps weight-shaped state in half the memory, rounded at random;
                   None keeps it in float32, or in the dtype of the weight if that is finer
+    process_group the processes that average gradients, for metrics of a layer's data, see `watch`
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -93,6 +96,7 @@ class SteepestDescent(torch.optim.Optimizer):
         on_nonfinite: Literal["raise", "skip"] = "raise",
         certify_every: int | None = None,
         state_dtype: torch.dtype | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         if on_nonfinite not in ("raise", "skip"):
@@ -121,7 +125,7 @@ class SteepestDescent(torch.optim.Optimizer):
         # Only now, when everything is derived: an error leaves every weight as it was.
         land_(self._landings)
         self._landings = None
-        self.watch(model)
+        self.watch(model, process_group)
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
@@ -192,13 +196,17 @@ class SteepestDescent(torch.optim.Optimizer):
 
     # --- what metrics ask of the network ---------------------------------------------------------
 
-    def watch(self, model: nn.Module) -> None:
+    def watch(self, model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
         """Collect from this model what the metrics read; a copy of an optimizer must be told.
+
+        process_group  processes that average gradients, so that statistics are averaged too; None
+                       for those of a DistributedDataParallel in the model.  Where several processes
+                       run and neither says which, `step` raises RuntimeError
 
         Raises ValueError for weights whose layer does not show what is asked of it.
         """
         wanted = {name: batch.program.statistics for name, batch in self._named()}
-        self._watch = Watch(model, wanted)
+        self._watch = Watch(model, wanted, process_group)
         self._expect()
 
     def asks_for(self, *statistics: str) -> bool:
@@ -211,6 +219,8 @@ class SteepestDescent(torch.optim.Optimizer):
 
         with optimizer.sampled():
             F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
+
+        Where a GradScaler scales the loss, it shall scale this one too.
         """
         with self._watched().sampled():
             yield
@@ -220,7 +230,9 @@ class SteepestDescent(torch.optim.Optimizer):
         """Forward and backward passes inside are at weights drawn from the metrics' posterior.
 
         Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
-        has one, so that a training loop may always use it.
+        has one, so that a training loop may always use it.  Several draws a step are averaged:
+        enter as often, with a loss that is divided by their number.  Processes may draw alike or
+        differently.
         """
         noises: dict[str, Tensor] = {}
         with torch.no_grad():
@@ -260,24 +272,45 @@ class SteepestDescent(torch.optim.Optimizer):
         }
         self._watch.expect(expected)
 
-    def _statistics(self) -> Statistics:
+    def _statistics(self, loss_scale: Tensor | float) -> Statistics:
         asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
-        return self._watched().take() if asks else {}
+        return self._watched().take(loss_scale) if asks else {}
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
+        return self._watch is not None and bool(self._watch.wanted)
 
     # --- the step -----------------------------------------------------------------------------
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and what metrics saw of the passes that made them."""
+        super().zero_grad(set_to_none)
+        if self._watch is not None:
+            self._watch.forget()
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, loss_scale: Tensor | float | None = None
+    ) -> Any:
         """One step; returns the closure's loss, if there is one.
 
-        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".
+        loss_scale  by which all losses since the last step were multiplied, those in `sampled` too;
+                    .grad is not, any more.  A GradScaler says it by itself, unless its `unscale_`
+                    was called before
+
+        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".  Raises
+        ValueError where a metric needs the loss_scale and nobody says it.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._seen = self._statistics()
-        if self._gradients_are_usable():
+        is_scaled = self._watch is not None and self._watch.is_scaled
+        scale, overflowed = scale_and_overflow_(self, loss_scale, is_scaled)
+        # What is maximized has a negative loss: of it, too, are the gradients times noise.
+        self._seen = self._statistics(-scale if self.maximize else scale)
+        if not overflowed and self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
             self._step_with(self._wholes())
@@ -365,7 +398,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for name, gradient in named:
             if gradient.is_sparse:
                 raise ValueError(f"{name} has a sparse gradient; use Embedding(sparse=False)")
-        if not named or _all_finite([gradient for _, gradient in named]):
+        if not named or all_finite([gradient for _, gradient in named]):
             return True
         bad = [name for name, gradient in named if not gradient.isfinite().all()]
         if not bad:
@@ -441,8 +474,3 @@ def _scalar(lr: Any, batch: Batch) -> Tensor:
     if isinstance(lr, Tensor):
         return lr.to(weight.device)
     return torch.full((), lr, dtype=dtype, device=weight.device)
-
-
-def _all_finite(gradients: Sequence[Tensor]) -> bool:
-    # A sum is finite unless an entry is not, or it overflows: cheap, and checked again if it fails.
-    return bool(torch.stack([g.sum().float() for g in gradients]).isfinite().all())
