@@ -105,8 +105,9 @@ def why_not(declaration: Declaration, weight: Tensor) -> str:
     setting, decay = declaration.setting, as_decay(declaration.weight_decay)
     if isinstance(setting.metric, First):
         return "a chain, no descent guarantee"
-    if declaration.scalers:
-        return f"scaled by {', '.join(type(each).__name__ for each in declaration.scalers)}"
+    turning = [type(each).__name__ for each in declaration.scalers if each.turns]
+    if turning:
+        return f"turned by {', '.join(turning)}"
     if not isinstance(setting.potential, CERTIFIED):
         return str(setting.potential)
     if isinstance(setting.manifold, Isospectral) and setting.manifold.rotations is not None:
@@ -124,7 +125,7 @@ def why_not(declaration: Declaration, weight: Tensor) -> str:
 def _gap(
     declaration: Declaration, batch: Batch, place: int, query: Tensor, direction: Tensor
 ) -> Tensor:
-    """The gap of the direction; at norm one, whatever length the potential gives it."""
+    """The gap of the direction; at norm one, whatever length the potential or a scaler gives."""
     setting, weight = declaration.setting, batch.weights[place]
     derived = derive(setting, weight.shape)
     norm: Norm = setting.norm
@@ -132,7 +133,7 @@ def _gap(
         held = batch.held(place, derived.measured.reads)
         norm = derived.measured.norm([each.double() for each in held])
     d = derived.scale * direction.double()
-    if isinstance(setting.potential, Sharp):
+    if isinstance(setting.potential, Sharp) or declaration.scalers:
         size = norm(d)
         d = torch.where(size > 0, d / size, 0.0)
     return gap_of(norm, setting.manifold, weight, query, d)

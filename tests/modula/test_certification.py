@@ -75,15 +75,9 @@ def test_it_is_off_unless_asked_for() -> None:
 
 
 # By recipe: the rules whose directions are passed over, and why.
-SCALED = {
-    **dict.fromkeys(("kl_shampoo", "shampoo_squared", "one_sided"), "LimitRMS"),
-    "asgo": "MatchRMS",
-    "shampoo": "Graft",
-}
 PASSED_OVER: dict[str, dict[str, str]] = {
-    **{name: {"preconditioned": f"scaled by {by}"} for name, by in SCALED.items()},
-    "normuon": {"muon": "scaled by RowMoments"},
-    "adamuon": {"muon": "scaled by EntryMoments, MatchRMS"},
+    "normuon": {"muon": "turned by RowMoments"},
+    "adamuon": {"muon": "turned by EntryMoments"},
     "newton_muon": {"chain": "a chain, no descent guarantee"},
     "soap_muon": {"chain": "a chain, no descent guarantee"},
     "root_free": {"adam": "averaged"},
