@@ -26,6 +26,7 @@ from modula.duality.decay import (
     Decay,
     Decoupled,
     Independent,
+    Scheduled,
 )
 from modula.duality.momentum import (
     Average,
@@ -101,6 +102,7 @@ __all__ = [
     "Row",
     "RowMoments",
     "Scaler",
+    "Scheduled",
     "Setting",
     "Sharp",
     "ShortStep",

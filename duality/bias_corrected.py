@@ -13,6 +13,7 @@ from modula.duality.diagonal import average_of_squares
 from modula.duality.fitted import Fitted, fit
 from modula.duality.kronecker import Keeper
 from modula.duality.momentum import Unbiased
+from modula.duality.natural import preconditioned
 from modula.duality.potential import Sharp
 from modula.duality.program import MICROBATCHES, SAMPLED_MICROBATCHES, Line, Live, Slot, line
 from modula.duality.rules import Derived, Setting, derives
@@ -52,17 +53,31 @@ def cross_fitted(setting: Setting, shape: Shape) -> Derived:
     return Derived((AS_STEPPED, direction, *average), scale=scale)
 
 
+@derives(L2, Euclidean, VarianceCorrected, Sharp)
+def variance_corrected(setting: Setting, shape: Shape) -> Derived:
+    """The corrected inverse of S^p times m: some of its eigenvalues may be zero, and S^p is then
+    no form that a norm could be made of.
+    """
+    return replace(preconditioned(setting, shape), measured=None)
+
+
 @coordinates.register
 def _(metric: CrossFitted, shape: Shape, whole: bool) -> Coordinates:
-    raise ValueError(
-        f"{metric} gives a direction and no coordinates: it stands under L2 with Sharp() on a "
-        "weight without a manifold"
-    )
+    raise _no_coordinates(metric)
 
 
 @coordinates.register
 def _(metric: VarianceCorrected, shape: Shape, whole: bool) -> Coordinates:
-    return _corrected(metric.metric, shape, whole)
+    if not whole:
+        raise _no_coordinates(metric)
+    return _corrected(metric.metric, shape)
+
+
+def _no_coordinates(metric: Metric) -> ValueError:
+    return ValueError(
+        f"{metric} gives a direction and no coordinates: it stands under L2 with Sharp() on a "
+        "weight without a manifold"
+    )
 
 
 @describe.register
@@ -72,20 +87,18 @@ def _(metric: CrossFitted | VarianceCorrected, shape: Shape) -> str:
 
 
 @singledispatch
-def _corrected(metric: Metric, shape: Shape, whole: bool) -> Coordinates:
-    """The coordinates of a metric, by a corrected inverse."""
+def _corrected(metric: Metric, shape: Shape) -> Coordinates:
+    """The whole of S^p by its corrected inverse."""
     raise TypeError(f"nothing corrects {metric}")
 
 
 @dataclass(frozen=True)
-class PowerOfInverse:
-    """C = inverse^-share, entry by entry; where the inverse is 0 nothing comes back."""
-
-    share: float
+class KnownInverse:
+    """The map whose inverse multiplies entry by entry."""
 
     def __call__(self, *tensors: Tensor) -> LinearMap:
         (inverse,) = tensors
-        return Inverse(Elementwise(inverse**self.share))
+        return Inverse(Elementwise(inverse))
 
     def cost(self, shape: Shape, itemsize: int = 4) -> Cost:
         """Of one application."""
@@ -96,7 +109,7 @@ class PowerOfInverse:
 
 
 @_corrected.register
-def _(metric: Diagonal, shape: Shape, whole: bool) -> Coordinates:
+def _(metric: Diagonal, shape: Shape) -> Coordinates:
     options = {"beta": metric.memory.beta, "power": metric.power}
     options |= {"floor": metric.floor, "batch": metric.batch}
     read, beta = SAMPLED_MICROBATCHES, metric.memory.beta
@@ -106,7 +119,7 @@ def _(metric: Diagonal, shape: Shape, whole: bool) -> Coordinates:
             line("square", bias_corrected.average_part_squares, "square", read, beta=beta),
             line("inverse", bias_corrected.corrected_inverse, "square", read, **options),
         ),
-        core=(Applied(PowerOfInverse(1.0 if whole else 0.5), ("inverse",)),),
+        core=(Applied(KnownInverse(), ("inverse",)),),
         slots=(
             ("square", Slot(fill=metric.memory.first)),
             ("inverse", Slot(fill=1 / unseen if unseen else 1.0)),
@@ -115,8 +128,8 @@ def _(metric: Diagonal, shape: Shape, whole: bool) -> Coordinates:
 
 
 @_corrected.register
-def _(metric: Kronecker, shape: Shape, whole: bool) -> Coordinates:
-    found = coordinates(metric, shape, whole)
+def _(metric: Kronecker, shape: Shape) -> Coordinates:
+    found = coordinates(metric, shape, True)
     fitted = fit(metric, shape)
     roots = {f"root_{i}": i for i in fitted.estimated}
 

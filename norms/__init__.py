@@ -5,7 +5,7 @@ if __name__ != "modula.norms":
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
-from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap
+from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap, Quadratic
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.from_dual import FromDual
 from modula.norms.inverse_free import SINGD, InverseFree
@@ -25,6 +25,7 @@ from modula.norms.layer import (
     Absolute,
     Balanced,
     Damping,
+    Exact,
     LayerEigenvalues,
     LayerMoments,
     Relative,
@@ -54,6 +55,7 @@ __all__ = [
     "Absolute",
     "Balanced",
     "Damping",
+    "Exact",
     "LayerEigenvalues",
     "LayerMoments",
     "Relative",
@@ -82,6 +84,7 @@ __all__ = [
     "LinearMap",
     "LinearChain",
     "InCoordinates",
+    "Quadratic",
     "KyFan",
     "KyFanDual",
     "L1",

@@ -102,10 +102,12 @@ OUTPUTS = {  # of e = terms * dL/dy, what comes back to its output
     "reduced_output_moment": Statistic(sum_positions, Moment),
     "reduced_output_gradients": Statistic(sum_positions, Rows),
 }
-MICROBATCH_GRADIENTS = "microbatch_gradients"  # of the weight itself: any weight has it
+MICROBATCH_GRADIENTS = "microbatch_gradients"
+GRADIENT_TIMES_NOISE = "gradient_times_noise"
 SAMPLED = "sampled_"  # before a name: of the passes at sampled labels, and of no other
+OF_MICROBATCHES = (MICROBATCH_GRADIENTS, SAMPLED + MICROBATCH_GRADIENTS)
+OF_WEIGHTS = (*OF_MICROBATCHES, GRADIENT_TIMES_NOISE)  # of the weight itself: any has them
 FROM_LAYERS = {**INPUTS, **OUTPUTS}
-_PLAIN = (*FROM_LAYERS, MICROBATCH_GRADIENTS)
-KNOWN = (*_PLAIN, *(SAMPLED + name for name in _PLAIN))
+KNOWN = (*FROM_LAYERS, *(SAMPLED + name for name in FROM_LAYERS), *OF_WEIGHTS)
 _ROWS = [name for name, kind in FROM_LAYERS.items() if kind.running is Rows]
 ROWS = [before + name for before in ("", SAMPLED) for name in _ROWS]

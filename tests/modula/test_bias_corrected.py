@@ -13,7 +13,7 @@ import modula
 from metrics import Runner, draw, program
 from modula import recipes
 from modula.duality import Average, Unbiased
-from modula.norms import CrossFitted, Diagonal, Kronecker, Max, Memory, VarianceCorrected
+from modula.norms import CrossFitted, Diagonal, Kronecker, Max, Memory, Sum, VarianceCorrected
 from modula.recipes import bias_corrected
 
 PARTS, DECAY, LR = 4, 0.1, 0.02
@@ -407,7 +407,8 @@ def test_metrics_that_nothing_corrects_are_refused() -> None:
 
 
 def test_cross_fitting_stands_under_the_frobenius_norm_behind_adams_momentum() -> None:
-    with pytest.raises(ValueError, match="gives a direction and no coordinates"):
-        program(CrossFitted(Diagonal()), (3, 4), norm=Max(2), momentum=Unbiased())
+    for metric in (CrossFitted(Diagonal()), VarianceCorrected(Kronecker(fit=Sum()))):
+        with pytest.raises(ValueError, match="gives a direction and no coordinates"):
+            program(metric, (3, 4), norm=Max(2), momentum=Unbiased())
     with pytest.raises(ValueError, match=r"Unbiased momentum, as Adam does; got Average\(beta=0.5"):
         program(CrossFitted(Diagonal()), (3, 4), momentum=Average(0.5))
