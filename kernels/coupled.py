@@ -70,8 +70,9 @@ def inverse_root_coupled(
     """
     halvings = -log2(power)
     if halvings < 0 or halvings % 1:
-        options = {"power": power, "damping": damping, "trace_power": trace_power}
-        return inverse_root_plain(factor, previous, **options)  # type: ignore[arg-type]
+        return inverse_root_plain(
+            factor, previous, power=power, damping=damping, trace_power=trace_power
+        )
     with full_precision():
         size, usable, unit = unit_factor(factor)
         least = SMALLEST * torch.finfo(factor.dtype).eps
