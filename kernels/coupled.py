@@ -26,7 +26,7 @@ def square_roots(a: Tensor, polynomials: Polynomials) -> tuple[Tensor, Tensor]:
     h(M) = a I + b M + c M^2 belongs to p(s) = s h(s^2): s^2, the eigenvalues of M, go to one where
     p takes s there.  In exact arithmetic all of these matrices are symmetric and commute.  In
     rounded arithmetic Y and Z stay coupled in this order only, and while no product is made
-    symmetric: else they drift apart, in float32 from condition numbers of 1e4 on without bound.
+    symmetric: else they drift apart, in float32 at a condition number of 1e4 to residuals above 10.
 
     Source: Higham 2008, "Functions of Matrices", chapter 6; Amsel et al. 2025, arXiv:2505.16932.
     """
