@@ -12,31 +12,41 @@ from modula.duality.fitted import Fitted, fit
 from modula.duality.program import Line, Slot, Slots, line
 from modula.kernels import root, second_moment
 from modula.kernels.op import Cost, Op, Shape
-from modula.norms.coordinates import Along, Elementwise, Inverse, LinearMap, spread
+from modula.kernels.structure import Structure
+from modula.norms.coordinates import Along, AlongBlocks, Elementwise, Inverse, LinearMap, spread
 from modula.norms.kronecker import Kronecker
 
 
 @dataclass(frozen=True)
 class InverseAlong:
-    """C whose inverse, a symmetric matrix or a diagonal, is known along one dim."""
+    """C whose inverse, a matrix of some structure, is known along one dim."""
 
     dim: int
     ndim: int
-    dense: bool
+    kind: Structure
 
     def __call__(self, *tensors: Tensor) -> LinearMap:
         (root,) = tensors
-        if self.dense:
-            return Inverse(Along(root, self.dim, self.ndim))
-        return Inverse(Elementwise(spread(root, self.dim, self.ndim)))
+        if self.kind.ndim == 1:
+            return Inverse(Elementwise(spread(root, self.dim, self.ndim)))
+        along = Along if self.kind.ndim == 2 else AlongBlocks
+        return Inverse(along(root, self.dim, self.ndim))
 
     def __str__(self) -> str:
         return f"dim {self.dim}"
 
     def cost(self, shape: Shape, itemsize: int = 4) -> Cost:
         """Of one application."""
-        size = shape[self.dim] if self.dense else 1
-        return Cost(2.0 * prod(shape) * size, 2.0 * itemsize * prod(shape))
+        width = self.kind.width(shape[self.dim])
+        return Cost(2.0 * prod(shape) * width, 2.0 * itemsize * prod(shape))
+
+
+# Of a diagonal, a matrix and blocks of a matrix, by how many dims each is kept as.
+ROOTS: dict[int, Op] = {
+    1: root.inverse_root_diagonal,
+    2: root.inverse_root,
+    3: root.inverse_root_blocks,
+}
 
 
 @describe.register
@@ -101,8 +111,7 @@ class Keeper:
 
     def _slot(self, i: int, first: float, power: float) -> Slot:
         value = first**-power if first else 0.0 if power < 0 else 1.0
-        shape = self.fitted.factor_shape(i)
-        return Slot(shape, diagonal=value) if self.fitted.dense(i) else Slot(shape, fill=value)
+        return self.fitted.identity(i, value)
 
     def observe(self) -> list[Line]:
         """Lines from "sample" to the factors."""
@@ -118,9 +127,9 @@ class Keeper:
         # Each of the k factors takes an equal part of the gradient's mean square.
         share = 2 / len(self.fitted.estimated)
         powers = {f"factor_{i}": -1.0, **self.roots(i)}
-        dense, op = self.fitted.dense(i), second_moment.first_scale
+        kind, op = self.fitted.kind(i), second_moment.first_scale
         return [
-            line(name, op, name, "sample", "seen", power=-share * power, dense=dense)
+            line(name, op, name, "sample", "seen", power=-share * power, kind=kind)
             for name, power in powers.items()
         ]
 
@@ -134,21 +143,21 @@ class Keeper:
 
     def inverse(self, i: int, root: str) -> Applied:
         """The map along dim i whose inverse is this root."""
-        build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.dense(i))
+        build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.kind(i))
         return Applied(build, (root,), self.fitted.shape)
 
     def _average(self, i: int) -> Line:
         fitted, memory = self.fitted, self.metric.memory
-        op = second_moment.average_gram if fitted.dense(i) else second_moment.average_squares
         each = line(
             f"factor_{i}",
-            op,
+            second_moment.average_gram,
             *(f"factor_{i}", f"half_{i}" if self.coupled else "sample", "seen"),
             dim=fitted.dim(i),
             ndim=fitted.ndim,
             share=self.metric.fit.share(fitted.block[i], prod(fitted.block)),
             beta=memory.beta,
             unbiased=memory.unbiased,
+            kind=fitted.kind(i),
         )
         return with_cost_of(each, fitted.shape)
 
@@ -156,9 +165,9 @@ class Keeper:
         fitted, lines = self.fitted, []
         for i in fitted.estimated:
             order = [i, *(j for j in fitted.estimated if j != i)]
-            dense = tuple(fitted.dense(j) for j in order)
+            kinds = tuple(fitted.kind(j) for j in order)
             names = (f"factor_{j}" for j in order)
-            lines.append(line(f"gauge_{i}", second_moment.gauge, *names, dense=dense))
+            lines.append(line(f"gauge_{i}", second_moment.gauge, *names, kinds=kinds))
         for i in fitted.estimated:
             for name, power in {f"factor_{i}": -1.0, **self.roots(i)}.items():
                 each = line(name, second_moment.regauge, name, f"gauge_{i}", power=power)
@@ -181,7 +190,7 @@ class Keeper:
 
     def root(self, i: int, name: str, power: float) -> Line:
         """One of the roots of factor i."""
-        op: Op = root.inverse_root if self.fitted.dense(i) else root.inverse_root_diagonal
+        op = ROOTS[self.fitted.kind(i).ndim]
         trace = self.metric.fit.trace_power(len(self.fitted.estimated))
         options = {"power": power, "damping": self.metric.damping}
         options |= {"trace_power": trace} if trace else {}

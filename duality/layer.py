@@ -15,6 +15,7 @@ from modula.duality.program import Line, Slot, line
 from modula.kernels import layer, root
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.second_moment import mean_eigenvalue
+from modula.kernels.structure import FULL
 from modula.norms.base import Blocks
 from modula.norms.coordinates import Elementwise, LinearMap, Rotation
 from modula.norms.layer import Damping, LayerEigenvalues, LayerMoments
@@ -164,7 +165,7 @@ def _(metric: LayerMoments, shape: Shape, whole: bool) -> Coordinates:
     return Coordinates(
         before=tuple(lines) if metric.instant else (),
         core=tuple(
-            Applied(InverseAlong(DIMS[side], 2, True), (f"root_{side}",), matrix.viewed)
+            Applied(InverseAlong(DIMS[side], 2, FULL), (f"root_{side}",), matrix.viewed)
             for side in metric.sides
         ),
         after=() if metric.instant else tuple(lines),

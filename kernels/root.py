@@ -55,6 +55,15 @@ def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.full_like(x[..., 0], torch.nan), torch.full_like(x, torch.nan)
 
 
+def inverse_root_blocks_plain(
+    factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
+) -> Tensor:
+    """The same for blocks on a diagonal, each damped in units of its own: (..., count, b, b)."""
+    trace = factor.diagonal(dim1=-2, dim2=-1).sum((-2, -1))
+    scale = torch.where(trace > 0, trace, 1.0)[..., None, None, None] ** (trace_power * power)
+    return scale * inverse_root_plain(factor, previous / scale, power=power, damping=damping)
+
+
 def inverse_root_diagonal_plain(
     factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
 ) -> Tensor:
@@ -69,12 +78,13 @@ def inverse_root_diagonal_plain(
 
 
 def rejected_plain(count: Tensor, factor: Tensor) -> Tensor:
-    """count + 1 where a dense factor is not finite or has a negative trace: its root stays.
+    """count + 1 where a factor, or a block of it, is not finite or has a negative trace.
 
-    count: (...), factor: (..., d, d)
+    Its root stays.  count: (...), factor: (..., d, d) or (..., blocks, b, b)
     """
     trace = factor.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return count + ~(factor.isfinite().all((-2, -1)) & (trace >= 0))
+    good = factor.isfinite().all((-2, -1)) & (trace >= 0)
+    return count + ~good.reshape(*count.shape, -1).all(-1)
 
 
 def _cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
@@ -91,5 +101,6 @@ def _diagonal_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
 
 
 inverse_root = Op("inverse_root", inverse_root_plain, _cost)
+inverse_root_blocks = Op("inverse_root", inverse_root_blocks_plain, _cost)
 inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)
 rejected = Op("rejected", rejected_plain, _diagonal_cost)

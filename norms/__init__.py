@@ -10,6 +10,7 @@ from modula.norms.from_dual import FromDual
 from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import (
     KL,
+    BlockDiagonal,
     Dense,
     DenseIfShortest,
     DiagonalMode,
@@ -19,6 +20,7 @@ from modula.norms.kronecker import (
     Mode,
     Sum,
     TraceScaled,
+    Triangular,
 )
 from modula.norms.layer import (
     Absolute,
@@ -75,6 +77,8 @@ __all__ = [
     "DiagonalMode",
     "Dense",
     "DenseIfShortest",
+    "BlockDiagonal",
+    "Triangular",
     "KL",
     "LinearMap",
     "LinearChain",

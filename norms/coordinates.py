@@ -77,6 +77,36 @@ class Along(LinearMap):
         return along(x, torch.linalg.inv(self.matrix).mT, self.dim, self.ndim)
 
 
+def along_blocks(x: Tensor, blocks: Tensor, dim: int, ndim: int) -> Tensor:
+    """`along` for a matrix with blocks on its diagonal: (..., count, b, b), d = count b."""
+    moved = x.movedim(dim, -1)
+    rows = moved.flatten(-ndim, -2) if ndim > 1 else moved.unsqueeze(-2)
+    cut = rows.unflatten(-1, blocks.shape[-3:-1]).transpose(-3, -2)  # (..., count, rows, b)
+    product = (cut @ blocks.mT).transpose(-3, -2)
+    return product.reshape(moved.shape).movedim(-1, dim)
+
+
+@dataclass(frozen=True, eq=False)
+class AlongBlocks(LinearMap):
+    """C x = a block-diagonal matrix applied along one dim; blocks: (..., count, b, b)."""
+
+    blocks: Tensor
+    dim: int
+    ndim: int = 2
+
+    def apply(self, x: Tensor) -> Tensor:
+        return along_blocks(x, self.blocks, self.dim, self.ndim)
+
+    def transpose(self, x: Tensor) -> Tensor:
+        return along_blocks(x, self.blocks.mT, self.dim, self.ndim)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return along_blocks(x, torch.linalg.inv(self.blocks), self.dim, self.ndim)
+
+    def inverse_transpose(self, x: Tensor) -> Tensor:
+        return along_blocks(x, torch.linalg.inv(self.blocks).mT, self.dim, self.ndim)
+
+
 @dataclass(frozen=True, eq=False)
 class Rotation(LinearMap):
     """C x = Q^T applied along one dim: coordinates in the orthonormal columns of Q."""

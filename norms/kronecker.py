@@ -11,6 +11,10 @@ from modula.norms.metric import Memory, Metric
 class Mode(ABC):
     """What the factor of one dim looks like."""
 
+    def on(self, size: int) -> str:
+        """What the plan says of it, for a dim of this size."""
+        return f"{type(self).__name__.removesuffix('Mode').lower()} {size}"
+
 
 @dataclass(frozen=True)
 class Dense(Mode):
@@ -25,6 +29,25 @@ class DiagonalMode(Mode):
 @dataclass(frozen=True)
 class Flat(Mode):
     """The identity: nothing is estimated along this dim."""
+
+
+@dataclass(frozen=True)
+class BlockDiagonal(Mode):
+    """Dense blocks on a diagonal, each of `size` rows, or of their largest divisor below that."""
+
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"BlockDiagonal needs size >= 1; got {self.size}")
+
+    def on(self, size: int) -> str:
+        return f"{size} in blocks of {self.size}"
+
+
+@dataclass(frozen=True)
+class Triangular(Mode):
+    """Dense, kept as a triangular K with S_i = (K K^T)^-1, by metrics that keep one."""
 
 
 @dataclass(frozen=True)
