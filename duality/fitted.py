@@ -96,9 +96,7 @@ class Fitted:
         return Slot(shape, diagonal=size) if self.dense(i) else Slot(shape, fill=size)
 
     def __str__(self) -> str:
-        kinds = " x ".join(
-            mode.on(size) for mode, size in zip(self.modes, self.block, strict=True)
-        )
+        kinds = " x ".join(mode.on(size) for mode, size in zip(self.modes, self.block, strict=True))
         blocks = prod(self.counted)
         return kinds if blocks == 1 else f"{blocks} blocks of {kinds}"
 

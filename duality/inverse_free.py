@@ -7,11 +7,12 @@ from dataclasses import replace
 from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
 from modula.duality.fitted import WHOLE, Fitted, fit
+from modula.duality.kronecker import MODES
 from modula.duality.program import Line, Slot
 from modula.kernels import factors, inverse_free, second_moment
 from modula.kernels.op import Shape
 from modula.norms.inverse_free import SINGD, InverseFree
-from modula.norms.kronecker import DiagonalMode, Kronecker
+from modula.norms.kronecker import DiagonalMode, Kronecker, Triangular
 from modula.norms.metric import Memory
 
 OF_DIM = ("output_moment", "input_moment")  # the statistic of each dim of a matrix
@@ -24,7 +25,7 @@ def _(metric: InverseFree, shape: Shape) -> str:
 
 @coordinates.register
 def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
-    kept = Factors(fit(metric.product, shape), whole)
+    kept = Factors(fit(metric.product, shape).only(*MODES, Triangular), whole)
     reads = ("white", "fresh", "seen", *kept.named("root", kept.fitted.estimated))
     size = {"beta": metric.size_beta, "share": metric.batch_size, "damping": metric.damping}
     kinds = kept.kinds(kept.fitted.estimated)
@@ -91,7 +92,7 @@ def layers(metric: SINGD, shape: Shape) -> Fitted:
         DiagonalMode() if isinstance(mode, WHOLE) and size > metric.max_dim else mode
         for mode, size in zip(fitted.modes, fitted.block, strict=True)
     )
-    return replace(fitted, modes=kinds)
+    return replace(fitted, modes=kinds).only(*MODES, Triangular)
 
 
 @describe.register

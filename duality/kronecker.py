@@ -14,7 +14,7 @@ from modula.kernels import root, second_moment
 from modula.kernels.op import Cost, Op, Shape
 from modula.kernels.structure import Structure
 from modula.norms.coordinates import Along, AlongBlocks, Elementwise, Inverse, LinearMap, spread
-from modula.norms.kronecker import Kronecker
+from modula.norms.kronecker import BlockDiagonal, Dense, DiagonalMode, Flat, Kronecker
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class InverseAlong:
         return Cost(2.0 * prod(shape) * width, 2.0 * itemsize * prod(shape))
 
 
+MODES = (Dense, DiagonalMode, BlockDiagonal, Flat)
 # Of a diagonal, a matrix and blocks of a matrix, by how many dims each is kept as.
 ROOTS: dict[int, Op] = {
     1: root.inverse_root_diagonal,
@@ -56,7 +57,7 @@ def _(metric: Kronecker, shape: Shape) -> str:
 
 @coordinates.register
 def _(metric: Kronecker, shape: Shape, whole: bool) -> Coordinates:
-    fitted = fit(metric, shape)
+    fitted = fit(metric, shape).only(*MODES)
     power = metric.power * metric.fit.factor_power(len(fitted.estimated))
     keeper = Keeper(fitted, power if whole else power / 2)
     lines = (*keeper.observe(), *keeper.refresh())

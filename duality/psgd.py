@@ -8,6 +8,7 @@ from functools import singledispatch
 from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
 from modula.duality.fitted import fit
+from modula.duality.kronecker import MODES
 from modula.duality.program import Line
 from modula.kernels import factors, psgd, second_moment
 from modula.kernels.op import Shape
@@ -21,7 +22,7 @@ def _(metric: PSGD, shape: Shape) -> str:
 
 @coordinates.register
 def _(metric: PSGD, shape: Shape, whole: bool) -> Coordinates:
-    kept = Factors(fit(metric.product, shape), whole)
+    kept = Factors(fit(metric.product, shape).only(*MODES), whole)
     lines = [*kept.counting("sample"), *_follow(metric.solver, metric, kept)]
     slots = kept.identities("root") + kept.identities("inverse") + kept.numbers("bound")
     return kept.coordinates([_at_times(each, metric.every) for each in lines], slots)

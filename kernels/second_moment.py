@@ -89,7 +89,7 @@ def mean_eigenvalue(factor: Tensor, ndim: int) -> Tensor:
 def gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Structure, ...]) -> Tensor:
     """By how much the mean eigenvalue of a factor exceeds the geometric mean of all of them.
 
-        c = t_0 / (t_0 t_1 ... t_k)^(1/(k+1))       t_i: mean eigenvalues; 1 if any is zero
+    c = t_0 / (t_0 t_1 ... t_k)^(1/(k+1))       t_i: mean eigenvalues; 1 if any is zero
     """
     return excess([kind.mean(f) for f, kind in zip((factor, *others), kinds, strict=True)])
 

@@ -9,7 +9,15 @@ from torch.testing import assert_close
 
 from modula.norms import L1, Frobenius, InCoordinates, LinearChain, LinearMap, Max, Norm, Spectral
 from modula.norms.base import Blocks
-from modula.norms.coordinates import Along, Elementwise, Inverse, OnBlocks, Rotation, along
+from modula.norms.coordinates import (
+    Along,
+    AlongBlocks,
+    Elementwise,
+    Inverse,
+    OnBlocks,
+    Rotation,
+    along,
+)
 from modula.norms.vector import L2
 from strategies import seeds
 
@@ -38,6 +46,8 @@ def every_map(seed: int) -> list[LinearMap]:
     return [
         rows,
         columns,
+        AlongBlocks(inner.matrix, -2),
+        AlongBlocks(torch.stack([invertible(2, seed), invertible(2, seed + 3)]), -1),
         scale,
         rotation,
         Inverse(rows),
