@@ -8,6 +8,7 @@ from math import prod
 
 from modula.duality.program import Slot
 from modula.kernels.op import Shape
+from modula.kernels.spiked import SpikedMatrix
 from modula.kernels.structure import DIAGONAL, FULL, LOWER, BlockMatrix, Structure
 from modula.norms.base import Blocks
 from modula.norms.kronecker import (
@@ -18,6 +19,7 @@ from modula.norms.kronecker import (
     Flat,
     Kronecker,
     Mode,
+    SpikeAndFlat,
     Triangular,
 )
 from modula.norms.vector import L2
@@ -123,6 +125,11 @@ def _(mode: DiagonalMode, size: int) -> Structure:
 
 
 @structure_of.register
+def _(mode: SpikeAndFlat, size: int) -> Structure:
+    return SpikedMatrix(size, mode.rank)
+
+
+@structure_of.register
 def _(mode: BlockDiagonal, size: int) -> Structure:
     return BlockMatrix(size // mode.size)
 
@@ -167,6 +174,8 @@ def _decided(mode: Mode, size: int, is_shortest: bool) -> Mode:
         rows = max(n for n in range(1, min(mode.size, size) + 1) if size % n == 0)
         whole = {1: DiagonalMode(), size: Dense()}
         return whole.get(rows, BlockDiagonal(rows))
+    if isinstance(mode, SpikeAndFlat) and mode.rank >= size:
+        return Dense()
     return mode
 
 

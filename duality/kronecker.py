@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
 from modula.duality.coordinates import Applied, Coordinates, coordinates, describe, with_cost_of
 from modula.duality.fitted import Fitted, fit
 from modula.duality.program import Line, Slot, Slots, line
-from modula.kernels import root, second_moment
+from modula.duality.spiked import InverseSpiked, Subspace
+from modula.kernels import root, second_moment, spiked
 from modula.kernels.op import Cost, Op, Shape
 from modula.kernels.structure import Structure
 from modula.norms.coordinates import Along, AlongBlocks, Elementwise, Inverse, LinearMap, spread
-from modula.norms.kronecker import BlockDiagonal, Dense, DiagonalMode, Flat, Kronecker
+from modula.norms.kronecker import BlockDiagonal, Dense, DiagonalMode, Flat, Kronecker, SpikeAndFlat
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class InverseAlong:
         return Cost(2.0 * prod(shape) * width, 2.0 * itemsize * prod(shape))
 
 
-MODES = (Dense, DiagonalMode, BlockDiagonal, Flat)
+MODES = (Dense, DiagonalMode, BlockDiagonal, Flat)  # that any factor may have
 # Of a diagonal, a matrix and blocks of a matrix, by how many dims each is kept as.
 ROOTS: dict[int, Op] = {
     1: root.inverse_root_diagonal,
@@ -57,7 +59,7 @@ def _(metric: Kronecker, shape: Shape) -> str:
 
 @coordinates.register
 def _(metric: Kronecker, shape: Shape, whole: bool) -> Coordinates:
-    fitted = fit(metric, shape).only(*MODES)
+    fitted = fit(metric, shape).only(*MODES, SpikeAndFlat)
     power = metric.power * metric.fit.factor_power(len(fitted.estimated))
     keeper = Keeper(fitted, power if whole else power / 2)
     lines = (*keeper.observe(), *keeper.refresh())
@@ -108,7 +110,14 @@ class Keeper:
             found += [(name, self._slot(i, first, power)) for name, power in powers.items()]
             if self.fitted.dense(i):
                 found.append((f"rejected_{i}", Slot(self.fitted.counted)))
+            subspace = self.subspace(i)
+            found += subspace.slots() if subspace else ()
         return tuple(found)
+
+    def subspace(self, i: int) -> Subspace | None:
+        """What keeps the basis of factor i, if it has spikes."""
+        mode = self.fitted.modes[i]
+        return Subspace(self.fitted, i, mode.rank) if isinstance(mode, SpikeAndFlat) else None
 
     def _slot(self, i: int, first: float, power: float) -> Slot:
         value = first**-power if first else 0.0 if power < 0 else 1.0
@@ -121,7 +130,7 @@ class Keeper:
         if self.coupled and not self.metric.memory.first:
             lines += [each for i in estimated for each in self._first_scale(i)]
         lines += [each for i in estimated for each in self._whitened_along_others(i)]
-        lines += [self._average(i) for i in estimated]
+        lines += [each for i in estimated for each in self._average(i)]
         return lines + (self._balance() if self.coupled and self.metric.balance else [])
 
     def _first_scale(self, i: int) -> list[Line]:
@@ -144,23 +153,30 @@ class Keeper:
 
     def inverse(self, i: int, root: str) -> Applied:
         """The map along dim i whose inverse is this root."""
-        build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.kind(i))
-        return Applied(build, (root,), self.fitted.shape)
-
-    def _average(self, i: int) -> Line:
-        fitted, memory = self.fitted, self.metric.memory
-        each = line(
-            f"factor_{i}",
-            second_moment.average_gram,
-            *(f"factor_{i}", f"half_{i}" if self.coupled else "sample", "seen"),
-            dim=fitted.dim(i),
-            ndim=fitted.ndim,
-            share=self.metric.fit.share(fitted.block[i], prod(fitted.block)),
-            beta=memory.beta,
-            unbiased=memory.unbiased,
-            kind=fitted.kind(i),
+        fitted, mode = self.fitted, self.fitted.modes[i]
+        if isinstance(mode, SpikeAndFlat):
+            build = InverseSpiked(fitted.dim(i), fitted.ndim, mode.rank)
+            return Applied(build, (root, f"basis_{i}"), fitted.shape)
+        return Applied(
+            InverseAlong(fitted.dim(i), fitted.ndim, fitted.kind(i)), (root,), fitted.shape
         )
-        return with_cost_of(each, fitted.shape)
+
+    def _average(self, i: int) -> list[Line]:
+        fitted, memory, subspace = self.fitted, self.metric.memory, self.subspace(i)
+        read = f"half_{i}" if self.coupled else "sample"
+        options: dict[str, Any] = {
+            "dim": fitted.dim(i),
+            "ndim": fitted.ndim,
+            "share": self.metric.fit.share(fitted.block[i], prod(fitted.block)),
+            "beta": memory.beta,
+            "unbiased": memory.unbiased,
+        }
+        if subspace:
+            return subspace.average(read, **options)
+        reads, op = (f"factor_{i}", read, "seen"), second_moment.average_gram
+        return [
+            with_cost_of(line(reads[0], op, *reads, **options, kind=fitted.kind(i)), fitted.shape)
+        ]
 
     def _balance(self) -> list[Line]:
         fitted, lines = self.fitted, []
@@ -170,7 +186,9 @@ class Keeper:
             names = (f"factor_{j}" for j in order)
             lines.append(line(f"gauge_{i}", second_moment.gauge, *names, kinds=kinds))
         for i in fitted.estimated:
-            for name, power in {f"factor_{i}": -1.0, **self.roots(i)}.items():
+            powers = {f"factor_{i}": -1.0, **self.roots(i)}
+            powers |= {f"image_{i}": -1.0} if self.subspace(i) else {}
+            for name, power in powers.items():
                 each = line(name, second_moment.regauge, name, f"gauge_{i}", power=power)
                 lines.append(with_cost_of(each, fitted.factor_shape(i)))
         return lines
@@ -191,10 +209,12 @@ class Keeper:
 
     def root(self, i: int, name: str, power: float) -> Line:
         """One of the roots of factor i."""
-        op = ROOTS[self.fitted.kind(i).ndim]
+        subspace = self.subspace(i)
+        op = spiked.inverse_root if subspace else ROOTS[self.fitted.kind(i).ndim]
         trace = self.metric.fit.trace_power(len(self.fitted.estimated))
-        options = {"power": power, "damping": self.metric.damping}
+        options: dict[str, Any] = {"power": power, "damping": self.metric.damping}
         options |= {"trace_power": trace} if trace else {}
+        options |= {"kind": self.fitted.kind(i)} if subspace else {}
         return self.now_and_then(line(name, op, f"factor_{i}", name, **options), i)
 
     def now_and_then(self, each: Line, i: int) -> Line:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.second_moment import entries, excess, step_weight
-from modula.kernels.structure import Structure
+from modula.kernels.structure import Pattern
 
 
 def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def size_gain_plain(
     beta: float,
     share: float = 1.0,
     damping: float = 0.0,
-    kinds: tuple[Structure, ...] = (),
+    kinds: tuple[Pattern, ...] = (),
 ) -> Tensor:
     """The gain for r = share mean(W^2) + damping prod_i mean eigenvalue(K_i K_i^T): (...)
 
@@ -62,7 +62,7 @@ def over(x: Tensor, factor: Tensor) -> Tensor:
     return x[(..., *(None,) * (factor.ndim - x.ndim))]
 
 
-def grown(factor: Tensor, change: Tensor, kind: Structure) -> Tensor:
+def grown(factor: Tensor, change: Tensor, kind: Pattern) -> Tensor:
     """factor (I + change), in one pass over the result."""
     if kind.ndim == 1:
         return factor + factor * change
@@ -70,25 +70,25 @@ def grown(factor: Tensor, change: Tensor, kind: Structure) -> Tensor:
     return torch.baddbmm(flat, flat, change.reshape(flat.shape)).reshape(factor.shape)
 
 
-def mean_squares(factors: Sequence[Tensor], kinds: Sequence[Structure], like: Tensor) -> Tensor:
+def mean_squares(factors: Sequence[Tensor], kinds: Sequence[Pattern], like: Tensor) -> Tensor:
     """The product of the mean eigenvalues of K K^T; 1 of none, on the device of `like`."""
     sizes = (kind.mean_square(f) for f, kind in zip(factors, kinds, strict=True))
     return reduce(mul, sizes, like.new_ones(()))
 
 
-def square_plain(factor: Tensor, *, kind: Structure) -> Tensor:
+def square_plain(factor: Tensor, *, kind: Pattern) -> Tensor:
     """K K^T"""
     if kind.ndim == 2:
         return kind.gram(factor)
     return factor.square() if kind.ndim == 1 else factor @ factor.mT
 
 
-def transposed_square(factor: Tensor, kind: Structure) -> Tensor:
+def transposed_square(factor: Tensor, kind: Pattern) -> Tensor:
     """K^T K"""
     return square_plain(factor if kind.ndim == 1 else factor.mT, kind=kind)
 
 
-def factor_gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Structure, ...]) -> Tensor:
+def factor_gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Pattern, ...]) -> Tensor:
     """By how much the mean eigenvalue of K K^T exceeds the geometric mean of all factors': (...)
 
     Dividing each K by the root of it changes no product of K K^T over the dims of a weight.
@@ -97,7 +97,7 @@ def factor_gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Structure, 
 
 
 def product_cost(
-    shape: Shape, itemsize: int = 4, *, kind: Structure, products: int = 1, **options: Any
+    shape: Shape, itemsize: int = 4, *, kind: Pattern, products: int = 1, **options: Any
 ) -> Cost:
     """Of so many products of two factors."""
     width = 1 if kind.ndim == 1 else shape[-1]

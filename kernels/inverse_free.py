@@ -24,17 +24,15 @@ from modula.kernels.factors import (
 )
 from modula.kernels.op import Cost, Op, Shape
 from modula.kernels.second_moment import moment as moment_along
-from modula.kernels.structure import DIAGONAL, Structure
+from modula.kernels.structure import DIAGONAL, Pattern
 
 
-def seen_moment_plain(
-    white: Tensor, *, dim: int, ndim: int, share: float, kind: Structure
-) -> Tensor:
+def seen_moment_plain(white: Tensor, *, dim: int, ndim: int, share: float, kind: Pattern) -> Tensor:
     """U_i = share mat_i(X) mat_i(X)^T for X = G x_1 K_1^T ... x_k K_k^T, as much as K_i keeps."""
     return moment_along(white, kind, dim=dim, ndim=ndim, share=share)
 
 
-def congruence_plain(moment: Tensor, root: Tensor, *, kind: Structure) -> Tensor:
+def congruence_plain(moment: Tensor, root: Tensor, *, kind: Pattern) -> Tensor:
     """K^T M K for a moment M: (..., d, d), as much of it as K keeps.
 
     K may have ones among the dims before its own, which M has not.
@@ -43,7 +41,7 @@ def congruence_plain(moment: Tensor, root: Tensor, *, kind: Structure) -> Tensor
     return root.square() * part if kind.ndim == 1 else root.mT @ part @ root
 
 
-def crossed_plain(moment: Tensor, *others: Tensor, kinds: tuple[Structure, ...]) -> Tensor:
+def crossed_plain(moment: Tensor, *others: Tensor, kinds: tuple[Pattern, ...]) -> Tensor:
     """U_i prod_j trace(U_j) / d_j     j: the other dims; kinds: of U_i and the others"""
     for other, kind in zip(others, kinds[1:], strict=True):
         moment = moment * over(kind.mean(other), moment)
@@ -51,7 +49,7 @@ def crossed_plain(moment: Tensor, *others: Tensor, kinds: tuple[Structure, ...])
 
 
 def log_gradient_plain(
-    moment: Tensor, root: Tensor, *others: Tensor, damping: float, kinds: tuple[Structure, ...]
+    moment: Tensor, root: Tensor, *others: Tensor, damping: float, kinds: tuple[Pattern, ...]
 ) -> Tensor:
     """H_i = (U_i + damping prod_j mean eigenvalue(K_j K_j^T) K_i^T K_i - I) / 2
 
@@ -78,7 +76,7 @@ def group_step_plain(
     *gauge: Tensor,
     rate: float,
     limit: float,
-    kind: Structure,
+    kind: Pattern,
 ) -> Tensor:
     """K (I - rate M / max(1, ||M||_F / limit)) / sqrt(gauge) where there was a sample.
 
@@ -97,7 +95,7 @@ def moments_gain_plain(
     *moments_and_roots: Tensor,
     beta: float,
     damping: float,
-    kinds: tuple[Structure, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """The gain for r = prod_i trace(U_i) / d_i + damping prod_i mean eigenvalue(K_i K_i^T): (...)
 
@@ -110,7 +108,7 @@ def moments_gain_plain(
 
 
 def _moment_cost(
-    shape: Shape, itemsize: int = 4, *, dim: int, kind: Structure, **options: Any
+    shape: Shape, itemsize: int = 4, *, dim: int, kind: Pattern, **options: Any
 ) -> Cost:
     width = kind.width(shape[dim])
     return Cost(2.0 * prod(shape) * width, 2.0 * itemsize * prod(shape))

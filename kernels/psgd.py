@@ -21,7 +21,7 @@ from modula.kernels.factors import (
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.second_moment import entries
 from modula.kernels.second_moment import moment as moment_along
-from modula.kernels.structure import FULL, Structure
+from modula.kernels.structure import FULL, Pattern
 
 FARTHEST = 1 / 8  # of a rotation: its angle, relative to the asymmetry's size
 
@@ -35,7 +35,7 @@ def whitened_moment_plain(
     ndim: int,
     share: float,
     damping: float,
-    kinds: tuple[Structure, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """share mat_i(W) mat_i(W)^T + f P_i for W = G x_1 P_1 ... x_k P_k, or its diagonal.
 
@@ -53,7 +53,7 @@ def whitened_moment_plain(
 
 
 def _noise(
-    sample: Tensor, others: tuple[Tensor, ...], kinds: tuple[Structure, ...], ndim: int
+    sample: Tensor, others: tuple[Tensor, ...], kinds: tuple[Pattern, ...], ndim: int
 ) -> Tensor:
     """mean(G^2) prod_j mean eigenvalue(X_j X_j^T): what noise as large as G adds to S_i."""
     squares = mean_squares(others, kinds[1:], sample)
@@ -80,7 +80,7 @@ def _length(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def running_bound_plain(
-    bound: Tensor, fresh: Tensor, moment: Tensor, *prior: Tensor, beta: float, kind: Structure
+    bound: Tensor, fresh: Tensor, moment: Tensor, *prior: Tensor, beta: float, kind: Pattern
 ) -> Tensor:
     """L <- max(beta L + (1 - beta) l, l) for l = ||moment + prior||, the prior I if none is given.
 
@@ -110,7 +110,7 @@ def whitening_step_plain(
     rate: float,
     last_rate: float,
     horizon: float,
-    kind: Structure,
+    kind: Pattern,
 ) -> Tensor:
     """PRO: K (I - mu / L (moment - I)) / sqrt(gauge), which rests where the moment is I."""
     size = fresh * rate_now(seen, bound, rate, last_rate, horizon)
@@ -130,7 +130,7 @@ def triangular_step_plain(
     rate: float,
     last_rate: float,
     horizon: float,
-    kind: Structure,
+    kind: Pattern,
 ) -> Tensor:
     """EQ: K (I - mu / L tril(moment - prior)) / sqrt(gauge), lower triangular as K is."""
     size = fresh * rate_now(seen, bound, rate, last_rate, horizon)
@@ -148,7 +148,7 @@ def triangular_moment_plain(
     ndim: int,
     share: float,
     damping: float,
-    kinds: tuple[Structure, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """share A A^T for A = mat_i(G x_1 K_1^T ... x_k K_k^T), as if G had noise of its own.
 
@@ -162,7 +162,7 @@ def triangular_moment_plain(
     return torch.addcmul(new, noise, over(power, noise))
 
 
-def inverse_factor_plain(root: Tensor, *, kind: Structure) -> Tensor:
+def inverse_factor_plain(root: Tensor, *, kind: Pattern) -> Tensor:
     """K^-1 of a lower triangular K, or of a diagonal one."""
     if kind.ndim == 1:
         return 1 / root
@@ -176,14 +176,14 @@ def size_balance_plain(
     seen: Tensor,
     *inverses: Tensor,
     beta: float,
-    kinds: tuple[Structure, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """EQ's gain, for r = mean(A^2) / prod_j mean eigenvalue(K_j^-1 K_j^-T): 1 at its optimum."""
     size = entries(white, seen).square().mean(-1) / mean_squares(inverses, kinds, seen)
     return gain_of(size, fresh, seen, beta)
 
 
-def prior_plain(inverse: Tensor, *others: Tensor, kinds: tuple[Structure, ...]) -> Tensor:
+def prior_plain(inverse: Tensor, *others: Tensor, kinds: tuple[Pattern, ...]) -> Tensor:
     """K_i^-1 K_i^-T prod_j mean eigenvalue(K_j^-1 K_j^-T): what white noise is expected to give."""
     own = square_plain(inverse, kind=kinds[0])
     return own * over(mean_squares(others, kinds[1:], own), own)
@@ -207,7 +207,7 @@ def rotated_plain(root: Tensor) -> Tensor:
 
 
 def _moment_cost(
-    shape: Shape, itemsize: int = 4, *, dim: int, kinds: tuple[Structure, ...], **options: Any
+    shape: Shape, itemsize: int = 4, *, dim: int, kinds: tuple[Pattern, ...], **options: Any
 ) -> Cost:
     width = kinds[0].width(shape[dim])
     return Cost(2.0 * prod(shape) * width, 3.0 * itemsize * prod(shape))

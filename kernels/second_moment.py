@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
-from modula.kernels.structure import Structure
+from modula.kernels.structure import Pattern, Structure
 
 
 def tally_plain(seen: Tensor, gradient: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def unfold(x: Tensor, dim: int, ndim: int) -> Tensor:
     return x.movedim(dim, -ndim).flatten(-ndim + 1, -1) if ndim > 1 else x.unsqueeze(-1)
 
 
-def moment(x: Tensor, kind: Structure, *, dim: int, ndim: int, share: float) -> Tensor:
+def moment(x: Tensor, kind: Pattern, *, dim: int, ndim: int, share: float) -> Tensor:
     """What is kept of share * mat_i(x) mat_i(x)^T, (..., d_i, d_i)."""
     return share * kind.gram(unfold(x, dim, ndim))
 
@@ -73,7 +73,7 @@ def average_gram_plain(
     share: float,
     beta: float,
     unbiased: bool,
-    kind: Structure,
+    kind: Pattern,
 ) -> Tensor:
     """The average of share * mat_i(x) mat_i(x)^T, a sample further, as much as is kept of it."""
     new = moment(x, kind, dim=dim, ndim=ndim, share=share)
@@ -116,7 +116,8 @@ def first_scale_plain(
     """
     rms = entries(gradient, seen).square().mean(-1).sqrt()
     begun = kind.identity(torch.where(rms > 0, rms, 1.0) ** power, factor)
-    return torch.where((seen == 1)[(..., *(None,) * kind.ndim)], begun, factor)
+    is_first = (seen == 1) & (rms > 0)
+    return torch.where(is_first[(..., *(None,) * kind.ndim)], begun, factor)
 
 
 def _gram_cost(

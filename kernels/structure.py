@@ -14,7 +14,7 @@ from modula.kernels.gram import symmetric_product
 
 
 class Structure(ABC):
-    """A subspace of the d x d matrices that holds I, and its tensors of `ndim` dims."""
+    """Some of the d x d matrices, I among them, each kept as a tensor of `ndim` dims."""
 
     ndim: ClassVar[int]
 
@@ -24,7 +24,23 @@ class Structure(ABC):
 
     @abstractmethod
     def width(self, size: int) -> int:
-        """How many entries are kept of one row."""
+        """Multiplications a row that a product with such a matrix takes."""
+
+    @abstractmethod
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean eigenvalue, trace / d: (...)"""
+
+    @abstractmethod
+    def add_identity_(self, x: Tensor, size: Tensor) -> Tensor:
+        """x += size I, for size: (...)"""
+
+    def identity(self, size: Tensor, like: Tensor) -> Tensor:
+        """size I, of the shape of `like`."""
+        return self.add_identity_(torch.zeros_like(like), size)
+
+
+class Pattern(Structure):
+    """The matrices that are zero outside of some entries."""
 
     @abstractmethod
     def diagonal(self, x: Tensor) -> Tensor:
@@ -32,14 +48,13 @@ class Structure(ABC):
 
     @abstractmethod
     def part_of(self, matrix: Tensor) -> Tensor:
-        """What is kept of any matrix, (..., d, d)."""
+        """These entries of any matrix, (..., d, d)."""
 
     @abstractmethod
     def gram(self, rows: Tensor) -> Tensor:
-        """What is kept of rows rows^T, for rows: (..., d, n)."""
+        """These entries of rows rows^T, for rows: (..., d, n)."""
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean eigenvalue, trace / d: (...)"""
         return self.diagonal(x).mean(-1)
 
     def mean_square(self, x: Tensor) -> Tensor:
@@ -51,22 +66,17 @@ class Structure(ABC):
         """Those of the matrix, counted from the last."""
         return tuple(range(-self.ndim, 0))
 
-    def identity(self, size: Tensor, like: Tensor) -> Tensor:
-        """size I, for size: (...), of the shape of `like`."""
-        return self.add_identity_(torch.zeros_like(like), size)
-
     def add_identity_(self, x: Tensor, size: Tensor) -> Tensor:
-        """x += size I"""
         x.diagonal(dim1=-2, dim2=-1).add_(size[(..., *(None,) * (self.ndim - 1))])
         return x
 
     def generator(self, symmetric: Tensor) -> Tensor:
-        """The X that is kept for which X + X^T is twice a symmetric matrix."""
+        """The X with these entries for which X + X^T is twice a symmetric matrix."""
         return symmetric
 
 
-@dataclass(frozen=True)
-class FullMatrix(Structure):
+@dataclass(frozen=True, repr=False)
+class FullMatrix(Pattern):
     """The whole of it: (..., d, d).
 
     lower  whether it is lower triangular; moments, which are symmetric, are kept whole then too
@@ -75,7 +85,7 @@ class FullMatrix(Structure):
     lower: bool = False
     ndim: ClassVar[int] = 2
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "triangular" if self.lower else "full"
 
     def shape(self, size: int) -> tuple[int, ...]:
@@ -102,13 +112,13 @@ class FullMatrix(Structure):
         return symmetric.tril() + symmetric.tril(-1) if self.lower else symmetric
 
 
-@dataclass(frozen=True)
-class DiagonalMatrix(Structure):
+@dataclass(frozen=True, repr=False)
+class DiagonalMatrix(Pattern):
     """Its diagonal: (..., d)."""
 
     ndim: ClassVar[int] = 1
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "diagonal"
 
     def shape(self, size: int) -> tuple[int, ...]:
@@ -130,14 +140,14 @@ class DiagonalMatrix(Structure):
         return x.add_(size[..., None])
 
 
-@dataclass(frozen=True)
-class BlockMatrix(Structure):
+@dataclass(frozen=True, repr=False)
+class BlockMatrix(Pattern):
     """Equal blocks on its diagonal, `count` of them: (..., count, d / count, d / count)."""
 
     count: int
     ndim: ClassVar[int] = 3
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.count} blocks"
 
     def shape(self, size: int) -> tuple[int, ...]:

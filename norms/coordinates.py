@@ -40,13 +40,13 @@ class LinearMap(ABC):
 def along(x: Tensor, matrix: Tensor, dim: int, ndim: int) -> Tensor:
     """The matrix applied along one dim of x, a weight of ndim dims: sum_j matrix[i, j] x[.. j ..].
 
-    x: (..., d_1, ..., d_ndim), matrix: (..., d, d), dim < 0 counts from the last.
+    x: (..., d_1, ..., d_ndim), matrix: (..., c, d), dim < 0 counts from the last.
     """
     if ndim == 2:
         return matrix @ x if dim == -2 else x @ matrix.mT
     moved = x.movedim(dim, -1)
     rows = moved.flatten(-ndim, -2) if ndim > 1 else moved.unsqueeze(-2)
-    return (rows @ matrix.mT).reshape(moved.shape).movedim(-1, dim)
+    return (rows @ matrix.mT).reshape(*moved.shape[:-1], -1).movedim(-1, dim)
 
 
 def spread(vector: Tensor, dim: int, ndim: int) -> Tensor:
@@ -105,6 +105,38 @@ class AlongBlocks(LinearMap):
 
     def inverse_transpose(self, x: Tensor) -> Tensor:
         return along_blocks(x, torch.linalg.inv(self.blocks).mT, self.dim, self.ndim)
+
+
+@dataclass(frozen=True, eq=False)
+class Spiked(LinearMap):
+    """C x = (U diag(l) U^T + mu (I - U U^T)) applied along one dim.
+
+    values: (..., rank + 1), all of them positive, l and then mu; basis: (..., d, rank).
+    """
+
+    values: Tensor
+    basis: Tensor
+    dim: int
+    ndim: int = 2
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._scaled(x, self.values)
+
+    def transpose(self, x: Tensor) -> Tensor:
+        return self._scaled(x, self.values)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return self._scaled(x, 1 / self.values)
+
+    def inverse_transpose(self, x: Tensor) -> Tensor:
+        return self._scaled(x, 1 / self.values)
+
+    def _scaled(self, x: Tensor, values: Tensor) -> Tensor:
+        flat = values[..., -1:]
+        inside = along(x, self.basis.mT, self.dim, self.ndim)
+        inside = spread(values[..., :-1] - flat, self.dim, self.ndim) * inside
+        rest = flat[(..., *(None,) * (self.ndim - 1))] * x
+        return rest + along(inside, self.basis, self.dim, self.ndim)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,23 @@ class BlockDiagonal(Mode):
 
 
 @dataclass(frozen=True)
+class SpikeAndFlat(Mode):
+    """U diag(l) U^T + mu (I - U U^T): `rank` eigenvalues l with their vectors, one mu for the rest.
+
+    Source: Pro-KLShampoo 2026, arXiv:2605.06316 (its abstract), for the factors of KL-Shampoo.
+    """
+
+    rank: int = 16
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"SpikeAndFlat needs rank >= 1; got {self.rank}")
+
+    def on(self, size: int) -> str:
+        return f"{size} with {self.rank} spikes"
+
+
+@dataclass(frozen=True)
 class Triangular(Mode):
     """Dense, kept as a triangular K with S_i = (K K^T)^-1, by metrics that keep one."""
 

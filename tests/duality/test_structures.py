@@ -7,22 +7,26 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metrics import DTYPE, STRUCTURED, Runner, draw, program
+from metrics import DTYPE, STRUCTURED, Runner, draw, kronecker_samples, program
 from modula.duality import Batch
 from modula.duality.coordinates import coordinates, describe
 from modula.norms import (
+    KL,
     PSGD,
     SINGD,
     BlockDiagonal,
     Dense,
     DiagonalMode,
     Eigenbasis,
+    Fit,
     Flat,
     InverseFree,
     Kronecker,
     Memory,
     Metric,
     Mode,
+    SpikeAndFlat,
+    Sum,
     TraceScaled,
     Triangular,
 )
@@ -229,13 +233,84 @@ def test_they_say_what_they_are() -> None:
     assert "triangular 8 x triangular 8" in describe(InverseFree(Triangular()), (8, 8))
     with pytest.raises(ValueError, match="size >= 1; got 0"):
         BlockDiagonal(0)
+    assert "48 with 8 spikes x dense 6" in describe(Kronecker((SpikeAndFlat(8), Dense())), (48, 6))
+    with pytest.raises(ValueError, match="rank >= 1; got 0"):
+        SpikeAndFlat(0)
 
 
 @pytest.mark.parametrize(
     "metric",
-    [Kronecker(Triangular()), PSGD(Triangular()), Eigenbasis(Kronecker(BlockDiagonal(2)))],
+    [
+        Kronecker(Triangular()),
+        PSGD(Triangular()),
+        InverseFree(SpikeAndFlat(2)),
+        Eigenbasis(Kronecker(BlockDiagonal(2))),
+    ],
     ids=str,
 )
 def test_metrics_refuse_what_they_cannot_keep(metric: Metric) -> None:
     with pytest.raises(ValueError, match="no metric of this kind keeps .* give it Dense"):
         coordinates(metric, (8, 8), True)
+
+
+def spiked(d: int, spikes: list[float], flat: float, seed: int) -> Tensor:
+    """A matrix with these eigenvalues, and `flat` for the rest."""
+    basis = torch.linalg.qr(draw(d, d, seed=seed))[0]
+    values = torch.full((d,), flat, dtype=DTYPE)
+    values[: len(spikes)] = torch.tensor(spikes, dtype=DTYPE)
+    return (basis * values) @ basis.mT
+
+
+def test_a_planted_spectrum_is_found() -> None:
+    """S_1 with two spikes, any S_2: from their samples the factors come out as they are."""
+    rows, columns = spiked(8, [9.0, 4.0], 0.5, seed=0), positive(3, 1)
+    samples = kronecker_samples(power_of(rows, 0.5), power_of(columns, 0.5)) * 24**0.5
+    runner = Runner(kl((Flat(), SpikeAndFlat(2), Dense())), (24, 8, 3))
+    direction = runner.steps([samples] * 60)
+    expected = power_of(rows, -0.5) @ samples @ power_of(columns, -0.5)
+    assert_close(direction, expected, rtol=1e-6, atol=1e-6)
+    spikes, basis = runner.state("factor_1"), runner.state("basis_1")
+    assert_close(spikes / spikes[-1], torch.tensor([18.0, 8.0, 1.0], dtype=DTYPE))
+    assert_close(rows @ basis, basis * torch.tensor([9.0, 4.0], dtype=DTYPE), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rank", [3, 4, 9])
+def test_with_all_directions_but_one_tracked_it_is_the_dense_factor(rank: int) -> None:
+    samples = draw(60, 4, 3) * draw(3, seed=1).exp()
+    samples = torch.einsum("ij,bjk->bik", spiked(4, [8.0, 4.0, 2.0], 1.0, seed=2), samples)
+    directions = [
+        Runner(kl((Flat(), mode, Dense())), (60, 4, 3)).steps([samples] * 100)
+        for mode in (SpikeAndFlat(rank), Dense())
+    ]
+    assert_close(*directions, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", [KL(), Sum(), TraceScaled()], ids=str)
+def test_a_stream_of_noise_is_followed(fit: Fit) -> None:
+    """One gradient a step, subspace renewed now and then: the leading directions are tracked."""
+    rows = spiked(24, [400.0, 200.0, 100.0], 1.0, seed=3)
+    root = power_of(rows, 0.5)
+    metric = Kronecker((SpikeAndFlat(3), Flat()), fit, Memory(0.95), square=False)
+    runner = Runner(metric, (24, 6))
+    for seed in range(120):
+        runner.step(root @ draw(24, 6, seed=seed))
+    leading, found = torch.linalg.eigh(rows)[1][:, -3:], runner.state("basis_0")
+    assert torch.linalg.svdvals(leading.mT @ found).min() > 0.99
+    values = runner.state("factor_0")
+    assert 0.5 < values[-1] * 200 / values[1] < 2
+
+
+def test_spikes_cost_what_they_save() -> None:
+    dense, spikes = (
+        program(Kronecker((Flat(), mode)), (64, 256)) for mode in (Dense(), SpikeAndFlat(4))
+    )
+    assert spikes.state_bytes((64, 256), 4) < dense.state_bytes((64, 256), 4) / 20
+    assert spikes.cost((64, 256), 4).flops < dense.cost((64, 256), 4).flops / 20
+
+
+def test_after_a_silent_second_step_the_size_of_the_first_gradient_is_remembered() -> None:
+    first, second, silent = 1e-4 * draw(4, 3), 1e-4 * draw(4, 3, seed=1), torch.zeros(4, 3)
+    for mode in (Dense(), DiagonalMode(), BlockDiagonal(2), SpikeAndFlat(2)):
+        metric = Kronecker(mode, every=1)
+        expected = Runner(metric, (4, 3)).steps([first, second])
+        assert_close(Runner(metric, (4, 3)).steps([first, silent.double(), second]), expected)

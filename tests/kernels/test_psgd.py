@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.kernels import factors, psgd
-from modula.kernels.structure import DIAGONAL, FULL, Structure
+from modula.kernels.structure import DIAGONAL, FULL, Pattern
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -67,7 +67,7 @@ def test_a_symmetric_root_is_not_turned() -> None:
 
 
 @pytest.mark.parametrize("kind", [FULL, DIAGONAL], ids=str)
-def test_squares_and_gauges(kind: Structure) -> None:
+def test_squares_and_gauges(kind: Pattern) -> None:
     dense = kind.ndim == 2
     root, other = (
         (drawn(0, 2, 3, 3), drawn(1, 2, 4, 4)) if dense else (drawn(0, 2, 3), drawn(1, 2, 4))

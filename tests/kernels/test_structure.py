@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.kernels.structure import DIAGONAL, FULL, LOWER, BlockMatrix, Structure
+from modula.kernels.structure import DIAGONAL, FULL, LOWER, BlockMatrix, Pattern
 
 KINDS = [FULL, LOWER, DIAGONAL, BlockMatrix(3), BlockMatrix(1), BlockMatrix(6)]
 
@@ -14,7 +14,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def mask(kind: Structure) -> Tensor:
+def mask(kind: Pattern) -> Tensor:
     """Ones where a 6 x 6 matrix is kept."""
     if kind.ndim == 2:
         return torch.ones(6, 6, dtype=torch.float64)
@@ -22,7 +22,7 @@ def mask(kind: Structure) -> Tensor:
     return torch.block_diag(*[torch.ones(size, size, dtype=torch.float64)] * (6 // size))
 
 
-def whole(kept: Tensor, kind: Structure) -> Tensor:
+def whole(kept: Tensor, kind: Pattern) -> Tensor:
     """The matrix that is kept."""
     if kind.ndim == 1:
         return torch.diag_embed(kept)
@@ -30,7 +30,7 @@ def whole(kept: Tensor, kind: Structure) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_it_is_a_part_of_the_matrix(kind: Structure) -> None:
+def test_it_is_a_part_of_the_matrix(kind: Pattern) -> None:
     rows = draw(2, 6, 5)
     full = rows @ rows.mT
     part = kind.part_of(full)
@@ -43,7 +43,7 @@ def test_it_is_a_part_of_the_matrix(kind: Structure) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_identities_and_generators(kind: Structure) -> None:
+def test_identities_and_generators(kind: Pattern) -> None:
     size = torch.tensor([2.0, 3.0], dtype=torch.float64)
     eyes = whole(kind.identity(size, torch.empty(2, *kind.shape(6), dtype=torch.float64)), kind)
     assert_close(eyes, size[:, None, None] * torch.eye(6, dtype=torch.float64))

@@ -16,6 +16,7 @@ from modula.norms.coordinates import (
     Inverse,
     OnBlocks,
     Rotation,
+    Spiked,
     along,
 )
 from modula.norms.vector import L2
@@ -47,6 +48,8 @@ def every_map(seed: int) -> list[LinearMap]:
         rows,
         columns,
         AlongBlocks(inner.matrix, -2),
+        Spiked(draw(3, seed=seed).exp(), basis(6, seed)[:, :2], -2),
+        Spiked(draw(2, seed=seed).exp(), basis(4, seed)[:, :1], -1),
         AlongBlocks(torch.stack([invertible(2, seed), invertible(2, seed + 3)]), -1),
         scale,
         rotation,

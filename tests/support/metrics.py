@@ -18,6 +18,7 @@ from modula.norms import (
     Kronecker,
     Metric,
     Norm,
+    SpikeAndFlat,
     Triangular,
 )
 
@@ -27,6 +28,7 @@ DTYPE = torch.float64
 STRUCTURED = [
     Kronecker(DiagonalMode()),
     Kronecker(BlockDiagonal(2)),
+    Kronecker(SpikeAndFlat(2)),
     PSGD(BlockDiagonal(2)),
     InverseFree(BlockDiagonal(2)),
     InverseFree(Triangular()),
