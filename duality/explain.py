@@ -18,6 +18,7 @@ from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import KL, DenseIfShortest, Flat, Kronecker, Sum, TraceScaled
 from modula.norms.layer import LayerEigenvalues, LayerMoments
+from modula.norms.low_rank import LowRank
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
 from modula.norms.posterior import Posterior
@@ -159,6 +160,11 @@ def _(metric: Eigenbasis, weight_decay: float | None) -> str:
 @_of_metric.register
 def _(metric: PSGD, weight_decay: float | None) -> str:
     return "PSGD Kron" if isinstance(metric.solver, EQ) else "PSGD-PRO"
+
+
+@_of_metric.register
+def _(metric: LowRank, weight_decay: float | None) -> str:
+    return "PSGD LRA"
 
 
 @_of_metric.register

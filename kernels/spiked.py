@@ -51,15 +51,19 @@ class SpikedMatrix(Structure):
         return torch.cat([spikes, flat[..., None]], -1)
 
 
-def begun_plain(basis: Tensor, x: Tensor, seen: Tensor) -> Tensor:
-    """At the first sample, orthonormal cosines: directions that no row of x has to itself."""
-    d, rank = basis.shape[-2:]
-    rows = torch.arange(d, dtype=basis.dtype, device=basis.device)[:, None] + 0.5
-    waves = torch.arange(rank, dtype=basis.dtype, device=basis.device)
-    cosines = (pi / d * rows * waves).cos() * (2 / d) ** 0.5
-    cosines = torch.where(waves == 0, cosines / 2**0.5, cosines)
+def cosines(like: Tensor) -> Tensor:
+    """Orthonormal columns (..., d, rank) to which all rows contribute."""
+    d, rank = like.shape[-2:]
+    rows = torch.arange(d, dtype=like.dtype, device=like.device)[:, None] + 0.5
+    waves = torch.arange(rank, dtype=like.dtype, device=like.device)
+    found = (pi / d * rows * waves).cos() * (2 / d) ** 0.5
+    return torch.where(waves == 0, found / 2**0.5, found)
+
+
+def begun_plain(basis: Tensor, x: Tensor, seen: Tensor, *, size: float = 1.0) -> Tensor:
+    """At the first sample, `size` times orthonormal cosines: a start that depends on no data."""
     is_first = (seen == 1) & entries(x != 0, seen).any(-1)
-    return torch.where(is_first[..., None, None], cosines, basis)
+    return torch.where(is_first[..., None, None], size * cosines(basis), basis)
 
 
 def average_image_plain(

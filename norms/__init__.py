@@ -31,6 +31,7 @@ from modula.norms.layer import (
     LayerMoments,
     Relative,
 )
+from modula.norms.low_rank import LowRank
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
@@ -61,6 +62,7 @@ __all__ = [
     "EQ",
     "PRO",
     "PSGD",
+    "LowRank",
     "SINGD",
     "InverseFree",
     "Solver",

@@ -199,6 +199,58 @@ class Inverse(LinearMap):
 
 
 @dataclass(frozen=True)
+class Transposed(LinearMap):
+    """The transpose of a map."""
+
+    of: LinearMap
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.of.transpose(x)
+
+    def transpose(self, x: Tensor) -> Tensor:
+        return self.of.apply(x)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return self.of.inverse_transpose(x)
+
+    def inverse_transpose(self, x: Tensor) -> Tensor:
+        return self.of.inverse(x)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankScaled(LinearMap):
+    """C x = (I + U V^T) (d * x) over the N entries of a weight.
+
+    scale: d > 0, (..., *weight); left, right: U and V, (..., N, rank).
+    """
+
+    scale: Tensor
+    left: Tensor
+    right: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._moved(self.scale * x, self.left, self.right)
+
+    def transpose(self, x: Tensor) -> Tensor:
+        return self.scale * self._moved(x, self.right, self.left)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return self._moved(x, *self._inward(self.left, self.right)) / self.scale
+
+    def inverse_transpose(self, x: Tensor) -> Tensor:
+        return self._moved(x / self.scale, *self._inward(self.right, self.left))
+
+    def _moved(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        rows = x.reshape(*left.shape[:-1], 1)
+        return (rows + left @ (right.mT @ rows)).reshape(x.shape)
+
+    def _inward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """(I + U V^T)^-1 = I - U (I + V^T U)^-1 V^T"""
+        eye = torch.eye(left.shape[-1], dtype=left.dtype, device=left.device)
+        return -torch.linalg.solve(right.mT @ left + eye, left, left=False), right
+
+
+@dataclass(frozen=True)
 class LinearChain(LinearMap):
     """C = maps[-1] ... maps[0]: the first map meets the weight first."""
 

@@ -9,6 +9,7 @@ from torch import nn
 from modula.duality import Behind, HeavyBall
 from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import Dense, Mode
+from modula.norms.low_rank import LowRank
 from modula.norms.psgd import EQ, PSGD
 from modula.optimizer import SteepestDescent
 from modula.recipes.kronecker import preconditioned
@@ -81,6 +82,31 @@ def psgd(
         max_dim=max_dim,
         statistic=statistic,
     )
+    return preconditioned(model, lr, metric, momentum, options)
+
+
+def psgd_lra(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    rank: int = 10,
+    momentum: float = 0.9,
+    rate: float = 0.1,
+    last_rate: float = 0.01,
+    every: int = 2,
+    damping: float = 1e-6,
+    statistic: str = "gradient",
+    **options: Any,
+) -> SteepestDescent:
+    """PSGD with a diagonal and a low rank for each hidden matrix as a whole, AdamW on the others.
+
+        Q = (I + U V^T) diag(d),   w <- (1 - lr weight_decay) w - lr Q^T Q m       U, V: (mn, rank)
+
+    Options as for psgd_pro.  It knows no rows and columns, and keeps 2 rank + 1 numbers an entry.
+
+    Source: Li, github.com/lixilinx/psgd_torch, "LRA".
+    """
+    metric = LowRank(rank, rate, last_rate, every=every, damping=damping, statistic=statistic)
     return preconditioned(model, lr, metric, momentum, options)
 
 

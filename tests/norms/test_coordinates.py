@@ -14,9 +14,11 @@ from modula.norms.coordinates import (
     AlongBlocks,
     Elementwise,
     Inverse,
+    LowRankScaled,
     OnBlocks,
     Rotation,
     Spiked,
+    Transposed,
     along,
 )
 from modula.norms.vector import L2
@@ -56,6 +58,8 @@ def every_map(seed: int) -> list[LinearMap]:
         Inverse(rows),
         OnBlocks(inner, blocks),
         LinearChain((rotation, scale, Inverse(rows), columns)),
+        Transposed(rows),
+        LowRankScaled(scale.scale, draw(24, 2, seed=seed) / 24, draw(24, 2, seed=seed + 1)),
     ]
 
 

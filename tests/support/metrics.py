@@ -16,6 +16,7 @@ from modula.norms import (
     DiagonalMode,
     InverseFree,
     Kronecker,
+    LowRank,
     Metric,
     Norm,
     SpikeAndFlat,
@@ -32,6 +33,7 @@ STRUCTURED = [
     PSGD(BlockDiagonal(2)),
     InverseFree(BlockDiagonal(2)),
     InverseFree(Triangular()),
+    LowRank(3),
 ]
 
 
