@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from metrics import DTYPE, STRUCTURED, Runner, draw, kronecker_samples, program
-from modula.duality import Batch
+from modula.duality import Batch, Setting, Sharp
 from modula.duality.coordinates import coordinates, describe
+from modula.duality.explain import known_as
 from modula.norms import (
     KL,
+    L2,
     PSGD,
     SINGD,
     BlockDiagonal,
@@ -37,6 +39,20 @@ PURE: dict[str, Any] = {"damping": 0.0, "square": False}
 
 def kl(modes: Mode | tuple[Mode, ...], **options: Any) -> Kronecker:
     return Kronecker(modes, memory=Memory(0.5, unbiased=False), **{**EXACT, **options})
+
+
+@pytest.mark.parametrize(
+    ("modes", "name"),
+    [
+        ((DiagonalMode(), Flat()), "diagonal one-sided Shampoo"),
+        ((DiagonalMode(), DiagonalMode()), "KL-Adafactor"),
+        ((DiagonalMode(), Dense()), "KL-Shampoo"),
+        (SpikeAndFlat(2), "KL-Shampoo"),
+    ],
+    ids=str,
+)
+def test_the_plan_knows_their_names(modes: Any, name: str) -> None:
+    assert known_as(Setting(L2(2), metric=kl(modes), potential=Sharp()), False) == name
 
 
 def block_diagonal(x: Tensor, size: int) -> Tensor:
