@@ -15,8 +15,9 @@ from modula.duality.spiked import InverseSpiked, Subspace
 from modula.kernels import root, second_moment, spiked
 from modula.kernels.op import Cost, Op, Shape
 from modula.kernels.structure import Structure
-from modula.norms.coordinates import Along, AlongBlocks, Elementwise, Inverse, LinearMap, spread
+from modula.norms.coordinates import Along, Elementwise, Inverse, LinearMap, spread
 from modula.norms.kronecker import BlockDiagonal, Dense, DiagonalMode, Flat, Kronecker, SpikeAndFlat
+from modula.norms.structured_maps import AlongBlocks
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from modula.duality.coordinates import Applied, Coordinates, coordinates, descri
 from modula.duality.program import Line, Slot, line
 from modula.kernels import apply, factors, low_rank, second_moment, spiked
 from modula.kernels.op import Cost, Op, Shape
-from modula.norms.coordinates import Inverse, LinearMap, LowRankScaled, Transposed
+from modula.norms.coordinates import Inverse, LinearMap, Transposed
 from modula.norms.low_rank import LowRank
+from modula.norms.structured_maps import LowRankScaled
 
 Q = ("scale", "left", "right")
 START = 0.3  # the length of the columns of U and V at first

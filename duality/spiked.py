@@ -13,7 +13,8 @@ from modula.duality.fitted import Fitted
 from modula.duality.program import Line, Slot, Slots, line
 from modula.kernels import eigenbasis, spiked
 from modula.kernels.op import Cost, Op, Shape
-from modula.norms.coordinates import Inverse, LinearMap, Spiked
+from modula.norms.coordinates import Inverse, LinearMap
+from modula.norms.structured_maps import Spiked
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Gradients are taken to have noise of their own, of the mean square damping mean(
 where g is zero for long.  What X is made of is called a pull, which shrinks Q, and a push.
 """
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -102,7 +103,8 @@ def bound_scale_plain(
     bound: Tensor, fresh: Tensor, pull: Tensor, push: Tensor, *, beta: float
 ) -> Tensor:
     """L <- max(beta L + (1 - beta) l, l), l = max pull + max push: (...)"""
-    return _risen(bound, fresh, sum(entries(x, bound).amax(-1) for x in (pull, push)), beta)
+    now = entries(pull, bound).amax(-1) + entries(push, bound).amax(-1)
+    return _risen(bound, fresh, now, beta)
 
 
 def bound_plain(
@@ -110,11 +112,11 @@ def bound_plain(
 ) -> Tensor:
     """The same for l = ||pull W^T||_F + ||push W^T||_F."""
     gram = through.mT @ through
-    sizes = (((x.mT @ x) * gram).sum((-2, -1)).clamp(min=0).sqrt() for x in (pull, push))
-    return _risen(bound, fresh, sum(sizes), beta)
+    up, down = (((x.mT @ x) * gram).sum((-2, -1)).clamp(min=0).sqrt() for x in (pull, push))
+    return _risen(bound, fresh, up + down, beta)
 
 
-def _risen(bound: Tensor, fresh: Tensor, now: Any, beta: float) -> Tensor:
+def _risen(bound: Tensor, fresh: Tensor, now: Tensor, beta: float) -> Tensor:
     return torch.where(fresh > 0, torch.maximum(bound.lerp(now, 1 - beta), now), bound)
 
 
@@ -155,17 +157,8 @@ def ratio_plain(left: Tensor, right: Tensor) -> Tensor:
     return torch.where((sizes[0] > 0) & (sizes[1] > 0), sizes[0] / sizes[1], 1.0)
 
 
-def _products(products: int, passes: int = 2) -> Any:
-    """Cost of so many products of N entries with r columns, for the shape (N, r)."""
-
-    def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
-        return Cost(2.0 * products * prod(shape), 1.0 * passes * itemsize * prod(shape))
-
-    return cost
-
-
-def _grams(grams: int) -> Any:
-    """Cost of so many products of r columns with r columns."""
+def _grams(grams: int) -> Callable[..., Cost]:
+    """Cost of so many products of (N, r) with r columns, or rows."""
 
     def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
         return Cost(2.0 * grams * prod(shape) * shape[-1], 2.0 * grams * itemsize * prod(shape))

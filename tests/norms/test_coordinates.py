@@ -11,16 +11,14 @@ from modula.norms import L1, Frobenius, InCoordinates, LinearChain, LinearMap, M
 from modula.norms.base import Blocks
 from modula.norms.coordinates import (
     Along,
-    AlongBlocks,
     Elementwise,
     Inverse,
-    LowRankScaled,
     OnBlocks,
     Rotation,
-    Spiked,
     Transposed,
     along,
 )
+from modula.norms.structured_maps import AlongBlocks, LowRankScaled, Spiked
 from modula.norms.vector import L2
 from strategies import seeds
 
