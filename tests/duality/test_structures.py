@@ -12,6 +12,7 @@ from modula.duality import Batch, Setting, Sharp
 from modula.duality.coordinates import coordinates, describe
 from modula.duality.explain import known_as
 from modula.norms import (
+    EQ,
     KL,
     L2,
     PSGD,
@@ -330,3 +331,13 @@ def test_after_a_silent_second_step_the_size_of_the_first_gradient_is_remembered
         metric = Kronecker(mode, every=1)
         expected = Runner(metric, (4, 3)).steps([first, second])
         assert_close(Runner(metric, (4, 3)).steps([first, silent.double(), second]), expected)
+
+
+def test_triangular_blocks_of_eq_rest_at_the_inverse_roots() -> None:
+    """PSGD's original, whose factors are triangular, block by block; where S is a product."""
+    rows, columns = block_diagonal(positive(4, 0), 2), positive(3, 1)
+    samples = kronecker_samples(power_of(rows, 0.5), power_of(columns, 0.5)) * 12**0.5
+    metric = PSGD((Flat(), BlockDiagonal(2), Dense()), EQ(), rate=0.3, last_rate=0.3, **PURE)
+    direction = Runner(metric, (12, 4, 3)).steps([samples] * 300)
+    expected = power_of(rows, -0.5) @ samples @ power_of(columns, -0.5)
+    assert_close(direction, expected, rtol=1e-4, atol=1e-4)
