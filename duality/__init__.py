@@ -26,6 +26,7 @@ from modula.duality.decay import (
     Decay,
     Decoupled,
     Independent,
+    Scheduled,
 )
 from modula.duality.momentum import (
     Average,
@@ -100,6 +101,7 @@ __all__ = [
     "Row",
     "RowMoments",
     "Scaler",
+    "Scheduled",
     "Setting",
     "Sharp",
     "ShortStep",
