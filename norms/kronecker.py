@@ -149,8 +149,9 @@ class Kronecker(Metric):
 
         S^-p g = G x_1 S_1^-p ... x_k S_k^-p
 
-    modes      kind of each dim's factor, or one kind for all; what is too wide, or cannot be
-               estimated from memory.samples gradients, becomes DiagonalMode
+    modes      kind of each dim's factor, or one kind for all: Dense, BlockDiagonal, SpikeAndFlat,
+               DiagonalMode, Flat; a Dense one that is too wide, or that cannot be estimated from
+               memory.samples gradients, becomes DiagonalMode
     fit        what the factors are
     damping    added to each factor, in units of its mean eigenvalue
     every      steps between two computations of the inverse roots
