@@ -1,5 +1,7 @@
 r"""Inverse roots of averaged second moments: (S + damping)^-p, kept as they were where S is bad."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
@@ -24,10 +26,7 @@ def inverse_root_plain(
     finite, has no positive eigenvalue or cannot be decomposed, in float64 neither, the previous
     root stays.
     """
-    size = mean_eigenvalue(factor, 2)
-    usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    unit = torch.where(usable[..., None, None], factor / size[..., None, None], eye)
+    size, usable, unit = unit_factor(factor)
     values, basis = eigen(unit)
     floor = SMALLEST * torch.finfo(factor.dtype).eps * values[..., -1:]
     roots = (torch.maximum(values, floor) + damping) ** -power
@@ -35,6 +34,17 @@ def inverse_root_plain(
     out = (out + out.mT) / 2 * unit_scale(size, factor.shape[-1], power, trace_power)[..., None]
     usable = usable & out.isfinite().all((-2, -1))
     return torch.where(usable[..., None, None], out, previous)
+
+
+def unit_factor(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean eigenvalue, whether S has a root, and S / mean eigenvalue, or I where it has none.
+
+    (..., d, d) -> (...), (...), (..., d, d)
+    """
+    size = mean_eigenvalue(factor, 2)
+    usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return size, usable, torch.where(usable[..., None, None], factor / size[..., None, None], eye)
 
 
 def unit_scale(size: Tensor, d: int, power: float, trace_power: float) -> Tensor:
@@ -55,13 +65,27 @@ def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.full_like(x[..., 0], torch.nan), torch.full_like(x, torch.nan)
 
 
-def inverse_root_blocks_plain(
-    factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
+def of_blocks(
+    root: Callable[..., Tensor],
+    factor: Tensor,
+    previous: Tensor,
+    *,
+    power: float,
+    damping: float,
+    trace_power: float = 0.0,
 ) -> Tensor:
-    """The same for blocks on a diagonal, each damped in units of its own: (..., count, b, b)."""
+    """A root of matrices, taken of blocks on a diagonal: (..., count, b, b).
+
+    Each is damped in units of its own; trace(S) is that of all of them.
+    """
     trace = factor.diagonal(dim1=-2, dim2=-1).sum((-2, -1))
     scale = torch.where(trace > 0, trace, 1.0)[..., None, None, None] ** (trace_power * power)
-    return scale * inverse_root_plain(factor, previous / scale, power=power, damping=damping)
+    return scale * root(factor, previous / scale, power=power, damping=damping)
+
+
+def inverse_root_blocks_plain(factor: Tensor, previous: Tensor, **options: float) -> Tensor:
+    """inverse_root_plain of blocks on a diagonal."""
+    return of_blocks(inverse_root_plain, factor, previous, **options)
 
 
 def inverse_root_diagonal_plain(
@@ -100,7 +124,17 @@ def _diagonal_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
     return Cost(0.0, 0.0)
 
 
-inverse_root = Op("inverse_root", inverse_root_plain, _cost)
-inverse_root_blocks = Op("inverse_root", inverse_root_blocks_plain, _cost)
+inverse_root = Op(
+    "inverse_root",
+    inverse_root_plain,
+    _cost,
+    fused_at="modula.kernels.coupled:inverse_root_coupled",
+)
+inverse_root_blocks = Op(
+    "inverse_root",
+    inverse_root_blocks_plain,
+    _cost,
+    fused_at="modula.kernels.coupled:inverse_root_blocks_coupled",
+)
 inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)
 rejected = Op("rejected", rejected_plain, _diagonal_cost)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from devices import remote
 from metrics import DTYPE, STRUCTURED, Runner, draw, kronecker_samples, program
 from modula.duality import Batch, Setting, Sharp
 from modula.duality.coordinates import coordinates, describe
 from modula.duality.explain import known_as
+from modula.kernels.root import inverse_root_blocks
 from modula.norms import (
     EQ,
     KL,
@@ -34,6 +36,7 @@ from modula.norms import (
     Triangular,
 )
 
+BLOCKS = Kronecker(BlockDiagonal(2))
 EXACT: dict[str, Any] = {"damping": 0.0, "every": 1, "square": False}
 PURE: dict[str, Any] = {"damping": 0.0, "square": False}
 
@@ -341,3 +344,24 @@ def test_triangular_blocks_of_eq_rest_at_the_inverse_roots() -> None:
     direction = Runner(metric, (12, 4, 3)).steps([samples] * 300)
     expected = power_of(rows, -0.5) @ samples @ power_of(columns, -0.5)
     assert_close(direction, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", [m for m in STRUCTURED if m != BLOCKS], ids=str)
+def test_no_step_waits_for_the_device(metric: Metric) -> None:
+    """All but the roots of blocks, which have a twin for devices."""
+    what, runner = program(metric, (4, 6)), Runner(metric, (4, 6))
+    tensors = {name: runner.state(name).clone() for name in what.state}
+    tensors |= {"weight": torch.zeros(4, 6, dtype=DTYPE), "lr": torch.ones((), dtype=DTYPE)}
+    for seed in range(3):
+        counted = {name: tensors[name] for name in ("step",) if name in tensors}
+        far = {name: remote(x) for name, x in tensors.items() if name not in counted}
+        tensors = what.run(**{**far, **counted, "gradient": remote(draw(4, 6, seed=seed))})
+        runner.step(draw(4, 6, seed=seed))
+    assert_close(tensors["weight"].as_subclass(Tensor), runner.weight)
+
+
+def test_blocks_have_the_same_roots_on_a_device() -> None:
+    blocks = torch.stack([positive(4, seed) for seed in range(6)]).view(2, 3, 4, 4)
+    how = {"power": 0.5, "damping": 1e-2, "trace_power": 0.5}
+    there = inverse_root_blocks(remote(blocks), remote(blocks), **how)
+    assert_close(there.as_subclass(Tensor), inverse_root_blocks(blocks, blocks, **how))
