@@ -142,6 +142,14 @@ def test_a_batch_is_a_loop_at_any_scale(norm: Norm) -> None:
     assert (gained > 0.98).all()
 
 
+def test_a_weight_kept_in_half_precision_is_at_the_boundary_from_its_own_rounding_away() -> None:
+    weight = (0.998 * Stiefel().project(draw(Stiefel(), (6, 4), 0)[0])).bfloat16()
+    gradient = -weight.float() + 0.1 * draw(Stiefel(), (6, 4), 1)[1].float()
+    d = direction(RMSToRMS(), SpectralBall(), weight, gradient)
+    assert_close(SpectralBall().to_tangent(weight, -d), -d, rtol=0, atol=1e-5)
+    assert (gradient * d).sum() > 0
+
+
 def test_a_norm_without_projection_is_served_by_its_duality_map() -> None:
     norm = FromDual(lambda g: torch.linalg.matrix_norm(g, ord="nuc") + torch.linalg.vector_norm(g))
     weight, gradient = draw(SpectralBall(), (3, 2), 1)
