@@ -33,6 +33,7 @@ from torch import Tensor
 
 from modula.duality.hyperplane import cost_of_rounds
 from modula.duality.program import line
+from modula.duality.projections import Project, onto_ball
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import NOISE, retract_op, tangent_line
 from modula.kernels.normalise import normalise
@@ -79,8 +80,9 @@ def iterates(
     tangent = to_tangent(gradient)
     start = norm.duality_map(tangent)
     yield Round(start, tangent - gradient, start)
+    project = onto_ball(norm)
     try:
-        norm.project(torch.zeros_like(gradient))
+        project(torch.zeros_like(gradient))
     except NoClosedForm:
         maps = MAPS_PER_ROUND * rounds
         multiplier = tangent - gradient if dual is None else dual
@@ -88,15 +90,15 @@ def iterates(
     else:
         rho = STEP * _length(start, ndim)
         z = to_tangent(start) + rho * (gradient - tangent) if dual is None else dual
-        yield from _splitting(norm, to_tangent, gradient, z, rho, rounds)
+        yield from _splitting(project, to_tangent, gradient, z, rho, rounds)
 
 
 def _splitting(
-    norm: Norm, to_tangent: ToTangent, gradient: Tensor, z: Tensor, rho: Tensor, rounds: int
+    project: Project, to_tangent: ToTangent, gradient: Tensor, z: Tensor, rho: Tensor, rounds: int
 ) -> Iterator[Round]:
     x = to_tangent(z)
     for _ in range(rounds):
-        y = norm.project(2 * x - z + rho * gradient)
+        y = project(2 * x - z + rho * gradient)
         multiplier = torch.where(rho > 0, (x - z) / rho, 0.0)
         z = z + RELAXATION * (y - x)
         yield Round(y, multiplier, z)

@@ -13,6 +13,7 @@ from modula.duality.general import steepest_in_region, steepest_tangent
 from modula.duality.hyperplane import ROUNDS, cost_of_rounds, is_hyperplane, steepest
 from modula.duality.potential import Sharp, Unit, Within
 from modula.duality.program import Line, line
+from modula.duality.projections import onto_ball
 from modula.duality.rules import Derived, Setting, derive, derives
 from modula.duality.tangent import retract_op, tangent_line
 from modula.duality.unconstrained import view_ops
@@ -167,11 +168,7 @@ def within(setting: Setting, shape: Shape) -> Derived:
 
 @cache
 def _project_op(norm: Norm, radius: float) -> Op:
-    def project(direction: Tensor) -> Tensor:
-        """The nearest point of the ball."""
-        return norm.project(direction, radius)
-
-    return Op(f"project[{norm} <= {radius:g}]", project, cost_of_rounds(1))
+    return Op(f"project[{norm} <= {radius:g}]", onto_ball(norm, radius), cost_of_rounds(1))
 
 
 @derives(Norm, Manifold, Metric)

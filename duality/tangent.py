@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modula.duality.program import Line, line
+from modula.duality.projections import onto
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.unconstrained import trailing_size
 from modula.kernels.near_polar import near_polar
@@ -46,7 +47,7 @@ def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 @cache
 def retract_op(manifold: Manifold) -> Op:
     """The manifold's own projection, as an op: after a step it is a retraction."""
-    return Op(f"project[{manifold}]", manifold.project, elementwise_cost(3, 3))
+    return Op(f"project[{manifold}]", onto(manifold), elementwise_cost(3, 3))
 
 
 @cache
