@@ -137,10 +137,19 @@ class Batch:
         yield from zip(rows, queries, self._listed(self.program.direction, rows), strict=True)
 
     def update(self, lr: Tensor, live: Mapping[str, float]) -> None:
-        """Move the weights along the directions found by `propose`, and let go of those."""
+        """Move the weights along the directions found by `propose`, and let go of those.
+
+        Half precision is rounded once, when all is done: a weight that a step has rounded already
+        would be rounded back to where it was by a retraction that moves it by less.
+        """
         self._env["lr"] = lr
         if self._chosen:
+            weights = self._listed("weight")
+            working = state_dtype(weights[0])
+            self._env["weight"] = [weight.to(working) for weight in weights]
             self._run(self.program.update, len(self.program.proposal), live)
+            if weights[0].dtype != working:
+                torch._foreach_copy_(weights, self._listed("weight"))
         self._env, self._rows = {}, {}
 
     def _run(self, lines: Sequence[Line], first: int, live: Mapping[str, float]) -> None:
@@ -175,7 +184,7 @@ class Batch:
     def _keep(self, name: str, result: Tensor, rows: Rows) -> None:
         """Store a stacked result; weights and state are written in place."""
         if name == "weight":
-            torch._foreach_copy_([self.weights[i] for i in rows], list(result.unbind(0)))
+            torch._foreach_copy_(self._listed("weight", rows), list(result.unbind(0)))
         elif name in self.state:
             self.state[name].write_(rows, result)
         else:

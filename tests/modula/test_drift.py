@@ -1,5 +1,7 @@
 """Hundreds of steps leave a constrained recipe on its manifold, no further off than at first."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -29,3 +31,20 @@ def test_no_recipe_drifts(name: str, dtype: torch.dtype) -> None:
     assert max(residuals) <= ALLOWED[dtype]
     # Rounding stays as it is; what adds up would be thrice as much in the last third.
     assert sum(last) <= 2 * sum(first) + 1e-9
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "muon", "adamw"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_in_half_precision_is_rounded_once(name: str) -> None:
+    """After the retraction, as if the step had been taken in float32."""
+    torch.manual_seed(0)
+    half = nn.Linear(4, 9, bias=False, dtype=torch.bfloat16)
+    gradient = torch.randn(9, 4).bfloat16()
+    first = getattr(recipes, name)(half, lr=0.1)  # which brings the weight to its manifold
+    single = copy.deepcopy(half).float()
+    second = getattr(recipes, name)(single, lr=0.1)
+    single.weight.data.copy_(half.weight)
+    half.weight.grad, single.weight.grad = gradient, gradient.float()
+    first.step()
+    second.step()
+    assert torch.equal(half.weight, single.weight.bfloat16())
