@@ -31,11 +31,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from modula.duality.hyperplane import cost_of_rounds
 from modula.duality.program import line
 from modula.duality.projections import Project, onto_ball
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import NOISE, retract_op, tangent_line
+from modula.duality.work import cost_of_rounds
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape
 from modula.manifolds.base import Manifold
@@ -219,7 +219,7 @@ def splitting_op(norm: Norm, manifold: Manifold) -> Op:
     def splitting(weight: Tensor, tangent: Tensor) -> Tensor:
         return steepest_tangent(norm, manifold, weight, tangent)
 
-    return Op(f"splitting[{norm}, {manifold}]", splitting, cost_of_rounds(ROUNDS))
+    return Op(f"splitting[{norm}, {manifold}]", splitting, cost_of_rounds(norm, manifold, ROUNDS))
 
 
 @derives(Norm, Manifold)
@@ -258,7 +258,7 @@ def cone_op(norm: Norm, region: Region) -> Op:
     def splitting(weight: Tensor, query: Tensor) -> Tensor:
         return steepest_in_region(norm, region, weight, query)
 
-    return Op(f"splitting[{norm}, {region}]", splitting, cost_of_rounds(ROUNDS))
+    return Op(f"splitting[{norm}, {region}]", splitting, cost_of_rounds(norm, region, ROUNDS))
 
 
 @derives(Norm, Region)

@@ -9,14 +9,15 @@ from typing import cast
 from torch import Tensor
 
 from modula.duality.coordinates import Coordinates, coordinates
-from modula.duality.general import steepest_in_region, steepest_tangent
-from modula.duality.hyperplane import ROUNDS, cost_of_rounds, is_hyperplane, steepest
+from modula.duality.general import ROUNDS, steepest_in_region, steepest_tangent
+from modula.duality.hyperplane import is_hyperplane, steepest
 from modula.duality.potential import Sharp, Unit, Within
 from modula.duality.program import Line, line
 from modula.duality.projections import onto_ball
 from modula.duality.rules import Derived, Setting, derive, derives
 from modula.duality.tangent import retract_op, tangent_line
 from modula.duality.unconstrained import view_ops
+from modula.duality.work import cost_of_projections, cost_of_rounds
 from modula.kernels.op import Op, Shape
 from modula.kernels.whiten import whiten
 from modula.manifolds.base import Manifold
@@ -168,7 +169,7 @@ def within(setting: Setting, shape: Shape) -> Derived:
 
 @cache
 def _project_op(norm: Norm, radius: float) -> Op:
-    return Op(f"project[{norm} <= {radius:g}]", onto_ball(norm, radius), cost_of_rounds(1))
+    return Op(f"project[{norm} <= {radius:g}]", onto_ball(norm, radius), cost_of_projections(norm))
 
 
 @derives(Norm, Manifold, Metric)
@@ -210,4 +211,4 @@ def _solver_op(norm: Norm, manifold: Manifold, found: Coordinates) -> Op:
             return steepest(measured, manifold, weight, gradient)
         return steepest_tangent(measured, manifold, weight, gradient)
 
-    return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(ROUNDS))
+    return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(norm, manifold, ROUNDS))
