@@ -51,7 +51,8 @@ def spectral_clip_plain(
 
     The nearest matrix with all of them in between; where ||x||_F <= high and low = 0, x itself.
     Half precision is computed in float32; where float32 products are rounded to TF32, no result is
-    nearer than 1e-3.  `polynomials` of fewer steps leave errors of up to their `lower` times ||x||.
+    nearer than 1e-3.  `polynomials` of fewer steps leave errors of up to their `lower` times ||x||,
+    and what is smaller than that may stay below `low`.
     """
     check_matrix(x, "spectral_clip")
     if not (0 <= low <= high < inf and high > 0):
