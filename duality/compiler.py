@@ -23,7 +23,7 @@ from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
 CACHE_ENTRIES = 1 << 18
-# Elsewhere it is bounded where lines work on copies of the state, which shall stay small.
+# Elsewhere it is bounded where lines work on copies of state or weights, which shall stay small.
 COPIED_ENTRIES = 1 << 24
 
 Rows = tuple[int, ...]
@@ -297,7 +297,9 @@ def batches(
     sizes: dict[Any, int] = {}
     for i, (program, weight) in enumerate(zip(programs, weights, strict=True)):
         key = _group(program, weight)
-        most = CACHE_ENTRIES if weight.device.type == "cpu" else (COPIED_ENTRIES if kept else None)
+        is_copied = kept is not None or weight.dtype != state_dtype(weight)
+        elsewhere = COPIED_ENTRIES if is_copied else None
+        most = CACHE_ENTRIES if weight.device.type == "cpu" else elsewhere
         if program.is_elementwise and most is not None:
             sizes[key] = sizes.get(key, 0) + weight.numel()
             key = (*key, sizes[key] // most)

@@ -242,13 +242,28 @@ def steepest_in_region(
     ndim = _ndim(norm, region)
     dtype = torch.promote_types(gradient.dtype, torch.float32)
     to_tangent = region.tangent_projector(weight)
-    descent: Tensor = -normalise(gradient.to(dtype), ndim=ndim)
+    ascent: Tensor = normalise(gradient.to(dtype), ndim=ndim)
+    free = norm.duality_map(ascent)
+    if _is_known_to_stay(to_tangent, -free, ndim):
+        return free.to(gradient.dtype)
+    descent = -ascent
     slope = to_tangent(descent)
     sure = _repaired(norm, to_tangent, slope, ndim)
     found, _ = _best(norm, to_tangent, descent, ndim, rounds)
     best = torch.where(_inner(descent, found - sure, ndim) > 0, found, sure)
     some = _length(slope, ndim) > NOISE * torch.finfo(dtype).eps
     return torch.where(some, -best, 0.0).to(gradient.dtype)
+
+
+def _is_known_to_stay(to_tangent: ToTangent, step: Tensor, ndim: int) -> bool:
+    """Whether the whole step is tangent, at all weights of a batch, so that no rounds are needed.
+
+    Looked at on a CPU only: elsewhere the answer would be waited for.
+    """
+    if step.device.type != "cpu":
+        return False
+    off, rounding = _length(to_tangent(step) - step, ndim), NOISE * torch.finfo(step.dtype).eps
+    return bool((off <= rounding * _length(step, ndim)).all())
 
 
 @cache

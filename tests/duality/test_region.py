@@ -116,6 +116,15 @@ def test_inside_the_direction_is_the_duality_map(norm: Norm) -> None:
     assert_close(direction(norm, SpectralBall(), weight, gradient), norm.duality_map(gradient))
 
 
+@pytest.mark.parametrize("norm", [RMSToRMS(), Max(2), Frobenius(), Rows(RMS())], ids=str)
+def test_at_the_boundary_so_it_is_where_that_leads_inwards(norm: Norm) -> None:
+    weight = Stiefel().project(draw(Stiefel(), (6, 4), 0)[0])
+    inwards = norm.duality_map(weight)
+    assert_close(SpectralBall().to_tangent(weight, -inwards), -inwards)  # else a harder problem
+    assert_close(direction(norm, SpectralBall(), weight, weight), inwards)
+    assert torch.equal(direction(norm, SpectralBall(), weight, 0 * weight), 0 * weight)
+
+
 @every_region
 @pytest.mark.parametrize("norm", [Max(2), RMSToRMS(), Frobenius()], ids=str)
 def test_nothing_to_follow_and_nowhere_to_go_is_no_step(norm: Norm, region: Manifold) -> None:

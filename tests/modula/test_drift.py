@@ -8,6 +8,9 @@ from torch import nn
 
 import modula.manifolds as manifolds
 from modula import recipes
+from modula.duality import Program, compiler
+from modula.duality.program import line
+from modula.kernels import apply
 
 ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 STEPS = {"hypersphere": 300, "oblique": 300, "manifold_muon": 150, "spectral_sphere": 60}
@@ -48,3 +51,14 @@ def test_a_step_in_half_precision_is_rounded_once(name: str) -> None:
     first.step()
     second.step()
     assert torch.equal(half.weight, single.weight.bfloat16())
+
+
+def test_copies_of_half_precision_weights_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On accelerators, where full precision is worked on in place and batched whole."""
+    monkeypatch.setattr(compiler, "COPIED_ENTRIES", 100)
+    for dtype, most in ((torch.bfloat16, 2), (torch.float32, 6)):
+        weights = [torch.empty(50, dtype=dtype, device="meta") for _ in range(6)]
+        program = Program((), (line("weight", apply.step, "weight", "gradient", "lr"),))
+        groups = [chosen for _, chosen in compiler.batches([program] * 6, weights)]
+        assert max(map(len, groups)) == most
+        assert sorted(sum(groups, [])) == list(range(6))
