@@ -34,7 +34,7 @@ def _damped_root(
     own, *rest = (mean_eigenvalue(each, 2) for each in (factor, *others))
     sizes = [each.mean(tuple(range(-blocks, 0))) if blocks else each for each in (own, *rest)]
     share = (damping.amount(own, sizes) / own).unsqueeze(-1)
-    return root.inverse_root_plain(factor, previous, power=power, damping=share)
+    return root.inverse_root(factor, previous, power=power, damping=share)
 
 
 damped_root = Op("damped_root", _damped_root, root.inverse_root.cost)
