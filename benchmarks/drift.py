@@ -7,7 +7,7 @@ manifold's own, relative to its size: for orthonormal columns || W^T W / r^2 - I
 is what rounding alone leaves: the worst residual of as many random points, each exact in float64
 and rounded to the dtype of the weight.  No step can do better for long; a worst much above the
 floor would be drift.
-Writes benchmarks/results/drift.md, unless --recipes is given.
+Writes benchmarks/results/drift.md, of which it replaces the tables of the recipes that were run.
 """
 
 import argparse
@@ -50,41 +50,53 @@ def residuals(
     return found, max(float(manifold.residual(point)) for point in points)
 
 
-def drift_table(names: tuple[str, ...], steps: int) -> Table:
+def drift_table(name: str, steps: int) -> Table:
+    """One recipe in every dtype and shape."""
     table = Table(title=f"residual in {steps} steps")
-    for column in ("recipe", "dtype", "shape", "last", "worst", "floor", "allowed", "ms a step"):
-        table.add_column(column, justify="left" if column in "recipe dtype" else "right")
-    for name in names:
-        for dtype, allowed in ALLOWED.items():
-            for shape in SHAPES:
-                start = time.perf_counter()
-                found, floor = residuals(name, shape, dtype, steps)
-                each = 1e3 * (time.perf_counter() - start) / steps
-                kind = str(dtype).removeprefix("torch.")
-                numbers = (f"{number:.1e}" for number in (found[-1], max(found), floor))
-                cells = (*numbers, f"{allowed:.0e}", f"{each:.2f}")
-                table.add_row(name, kind, f"{shape[0]}x{shape[1]}", *cells)
-                print(name, kind, shape, *cells, flush=True)
-        table.add_section()
+    for column in ("dtype", "shape", "last", "worst", "floor", "allowed", "ms a step"):
+        table.add_column(column, justify="left" if column == "dtype" else "right")
+    for dtype, allowed in ALLOWED.items():
+        for shape in SHAPES:
+            start = time.perf_counter()
+            found, floor = residuals(name, shape, dtype, steps)
+            each = 1e3 * (time.perf_counter() - start) / steps
+            kind = str(dtype).removeprefix("torch.")
+            numbers = (f"{number:.1e}" for number in (found[-1], max(found), floor))
+            cells = (*numbers, f"{allowed:.0e}", f"{each:.2f}")
+            table.add_row(kind, f"{shape[0]}x{shape[1]}", *cells)
+            print(name, kind, shape, *cells, flush=True)
     return table
+
+
+def printed(table: Table) -> str:
+    text = io.StringIO()
+    console = Console(file=text, width=100)
+    console.print(f"{date.today()}; torch {torch.__version__}; modula {modula.__version__}")
+    console.print(table)
+    return text.getvalue()
+
+
+def keep(name: str, text: str) -> None:
+    """Replace one recipe's part of the results."""
+    parts = RESULTS.read_text().split("\n## ")[1:] if RESULTS.exists() else []
+    kept = {part.split("\n", 1)[0]: part for part in parts}
+    kept[name] = f"{name}\n\n```text\n{text}```\n"
+    intro = "Printed by `python benchmarks/drift.py`, which says what is measured."
+    parts = [kept[each] for each in RECIPES if each in kept]
+    RESULTS.write_text("\n## ".join((f"# Drift\n\n{intro}\n", *parts)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--recipes", default="", help="some of: " + ", ".join(RECIPES))
+    parser.add_argument("--recipes", default=",".join(RECIPES))
     arguments = parser.parse_args()
     logging.getLogger("modula").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    chosen = tuple(each for each in arguments.recipes.split(",") if each)
-    text = io.StringIO()
-    console = Console(file=text, width=100)
-    console.print(f"{date.today()}; torch {torch.__version__}; modula {modula.__version__}")
-    console.print(drift_table(chosen or RECIPES, arguments.steps))
-    print(text.getvalue())
-    if not chosen:
-        intro = "Printed by `python benchmarks/drift.py`, which says what is measured."
-        RESULTS.write_text(f"# Drift\n\n{intro}\n\n```text\n{text.getvalue()}```\n")
+    for name in arguments.recipes.split(","):
+        text = printed(drift_table(name, arguments.steps))
+        print(text)
+        keep(name, text)
 
 
 if __name__ == "__main__":
