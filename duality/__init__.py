@@ -9,6 +9,7 @@ from modula.duality import (
     inverse_free,
     kronecker,
     layer,
+    low_rank,
     natural,
     posterior,
     psgd,
@@ -65,7 +66,7 @@ RULE_FILES = (
     bias_corrected,
 )
 # So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, psgd)
+METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, low_rank, psgd)
 
 __all__ = [
     "METRIC_FILES",

@@ -23,7 +23,7 @@ from modula.kernels.op import Cost, Shape, elementwise_cost
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
 from modula.norms.coordinates import Elementwise, Inverse, LinearMap
-from modula.norms.kronecker import Kronecker
+from modula.norms.kronecker import Dense, DiagonalMode, Flat, Kronecker
 from modula.norms.metric import Diagonal, Metric
 from modula.norms.vector import L2
 
@@ -130,7 +130,7 @@ def _(metric: Diagonal, shape: Shape) -> Coordinates:
 @_corrected.register
 def _(metric: Kronecker, shape: Shape) -> Coordinates:
     found = coordinates(metric, shape, True)
-    fitted = fit(metric, shape)
+    fitted = fit(metric, shape).only(Dense, DiagonalMode, Flat)
     roots = {f"root_{i}": i for i in fitted.estimated}
 
     def corrected(lines: tuple[Line, ...]) -> tuple[Line, ...]:

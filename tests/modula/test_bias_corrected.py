@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,18 @@ import modula
 from metrics import Runner, draw, program
 from modula import recipes
 from modula.duality import Average, Unbiased
-from modula.norms import CrossFitted, Diagonal, Kronecker, Max, Memory, Sum, VarianceCorrected
+from modula.norms import (
+    CrossFitted,
+    Dense,
+    Diagonal,
+    DiagonalMode,
+    Kronecker,
+    Max,
+    Memory,
+    SpikeAndFlat,
+    Sum,
+    VarianceCorrected,
+)
 from modula.recipes import bias_corrected
 
 PARTS, DECAY, LR = 4, 0.1, 0.02
@@ -139,6 +151,16 @@ def test_any_diagonal_is_the_plain_one_where_microbatches_agree() -> None:
     for seed in range(4):
         gradient = draw(3, 2, seed=seed)
         mine = found.step(gradient, microbatch_gradients=gradient.expand(5, 3, 2))
+        assert_close(mine, plain.step(gradient))
+
+
+@pytest.mark.parametrize("modes", [Dense(), DiagonalMode(), (DiagonalMode(), Dense())], ids=str)
+def test_any_kronecker_metric_is_the_plain_one_where_microbatches_agree(modes: Any) -> None:
+    metric = Kronecker(modes, fit=Sum(), every=2, power=1.0, damping=0.1)
+    found, plain = Runner(VarianceCorrected(metric), (4, 6)), Runner(metric, (4, 6))
+    for seed in range(4):
+        gradient = draw(4, 6, seed=seed)
+        mine = found.step(gradient, microbatch_gradients=gradient.expand(3, 4, 6))
         assert_close(mine, plain.step(gradient))
 
 
@@ -404,6 +426,9 @@ def test_metrics_that_nothing_corrects_are_refused() -> None:
     for metric in (Diagonal(Memory(0.9, unbiased=False)), Kronecker()):
         with pytest.raises(ValueError, match="fit that is not coupled, or a Diagonal of sampled"):
             VarianceCorrected(metric)
+    spiked = VarianceCorrected(Kronecker(SpikeAndFlat(2), fit=Sum()))
+    with pytest.raises(ValueError, match="no metric of this kind keeps SpikeAndFlat"):
+        program(spiked, (4, 6))
 
 
 def test_cross_fitting_stands_under_the_frobenius_norm_behind_adams_momentum() -> None:
