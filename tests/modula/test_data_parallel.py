@@ -24,6 +24,9 @@ RECIPES_OF_LAYERS: dict[str, dict[str, Any]] = {
     "newton_muon": {"every": 1},
     "newton_muon_sandwich": {"every": 1},
     "sophia": {"rho": 10.0},
+    "bias_corrected_adamw": {},
+    "bias_corrected_sophia": {"rho": 10.0},
+    "bias_corrected_shampoo": {"every": 1},
 }
 
 
@@ -46,10 +49,13 @@ def steps(optimizer: SteepestDescent, part: slice) -> Iterator[tuple[Tensor, Ten
 
 
 def train(model: nn.Module, optimizer: SteepestDescent, part: slice) -> None:
+    """In two microbatches, of which each process has its part."""
     for x, y, drawn in steps(optimizer, part):
-        F.cross_entropy(model(x), y).backward()
+        for k in (0, 1):
+            (F.cross_entropy(model(x[k::2]), y[k::2]) / 2).backward()
         with optimizer.sampled():
-            F.cross_entropy(model(x), drawn).backward()
+            for k in (0, 1):
+                (F.cross_entropy(model(x[k::2]), drawn[k::2]) / 2).backward()
 
 
 def half(rank: int) -> slice:

@@ -21,6 +21,9 @@ RECIPES_OF_LAYERS: dict[str, dict[str, Any]] = {
     "foof": {"every": 1, "sample_every": 1},
     "newton_muon": {"every": 1},
     "sophia": {"rho": 10.0},
+    "bias_corrected_adamw": {},
+    "bias_corrected_sophia": {"rho": 10.0},
+    "bias_corrected_shampoo": {"every": 1},
 }
 
 
@@ -44,12 +47,17 @@ class Task:
         self.scaler = GradScaler("cpu", init_scale=2.0**10, growth_interval=2, enabled=enabled)
 
     def backward(self, step: int, factor: float = 1.0) -> None:
-        """Both passes of a step, multiplied by a factor that may be infinite."""
+        """All passes of a step, multiplied by a factor that may be infinite."""
         self.optimizer.zero_grad()
         x, labels = draw(16, 6, seed=step), draw(2, 16, 3, seed=step + 1000).argmax(-1)
-        self.scaler.scale(F.cross_entropy(self.net(x), labels[0]) * factor).backward()
+        self._pass(x, labels[0], factor)
         with self.optimizer.sampled():
-            self.scaler.scale(F.cross_entropy(self.net(x), labels[1]) * factor).backward()
+            self._pass(x, labels[1], factor)
+
+    def _pass(self, x: Tensor, labels: Tensor, factor: float) -> None:
+        for some, theirs in zip(x.chunk(2), labels.chunk(2), strict=True):
+            loss = F.cross_entropy(self.net(some), theirs)
+            self.scaler.scale(loss * factor / 2).backward()
 
     def train(self, update: Callable[["Task"], None], steps: int = 5) -> list[Tensor]:
         for step in range(steps):
