@@ -17,7 +17,7 @@ from modula.duality.program import (
     SAMPLED_GRADIENT,
     SAMPLED_MICROBATCHES,
 )
-from modula.scaling import all_finite
+from modula.gradients import all_finite
 from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
 
 logger = logging.getLogger(__name__)
