@@ -34,11 +34,11 @@ import torch
 from torch import Tensor
 
 from modula.duality.hyperplane import cost_of_rounds
-from modula.duality.program import line
+from modula.duality.program import Slot, line
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import NOISE, retract_op, tangent_line
 from modula.kernels.normalise import normalise
-from modula.kernels.op import Op, Shape
+from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.base import Manifold
 from modula.manifolds.region import Region
 from modula.norms.base import NoClosedForm, Norm
@@ -49,6 +49,9 @@ STEP = 0.8  # Frobenius length of rho G, in lengths of the first point
 RELAXATION = 1.9
 LAST = 8  # points that are extrapolated
 RIDGE = 1e-6  # of their mean square normal part: keeps the weights of the mixture moderate
+# A kept direction is worth starting from if it misses a third of what a new one does, and a tenth
+# of the descent at most: rounds forget what is wrong with a new start faster than what was right.
+NEARER, NEAR = 3.0, 0.1
 MAPS_PER_ROUND = 4  # duality maps that do as much as a round of splitting
 
 
@@ -58,13 +61,11 @@ class Round(NamedTuple):
     point       Y with ||Y|| <= 1, tangent in the limit
     normal      the part of it that is not tangent
     multiplier  Z, normal at the weight
-    dual        where the next round starts, or the first one for a gradient nearly like this
     """
 
     point: Tensor
     normal: Tensor
     multiplier: Tensor
-    dual: Tensor
 
 
 def iterates(
@@ -75,24 +76,40 @@ def iterates(
     rounds: int,
     dual: Tensor | None = None,
 ) -> Iterator[Round]:
-    """The rounds for a gradient of Frobenius norm one (or zero).
+    """The rounds for a gradient of Frobenius norm one (or zero), the first one where they start.
 
-    The first point is the duality map of its tangent part, made feasible; the rounds start from
-    it, or from the `dual` that another run has left.
+    That is the duality map of its tangent part, made feasible; or, where it is proved to be much
+    nearer to the steepest tangent, what another run has left as its `dual`.
     """
+    ndim = _ndim(norm, manifold)
     tangent = manifold.to_tangent(weight, gradient)
-    start = _repaired(norm, manifold, weight, norm.duality_map(tangent), _ndim(norm, manifold))
-    yield Round(start, torch.zeros_like(start), tangent - gradient, start)
+    start = _repaired(norm, manifold, weight, norm.duality_map(tangent), ndim)
+    multiplier = tangent - gradient
+    if dual is not None:
+        kept = _repaired(norm, manifold, weight, dual, ndim)
+        kept_multiplier = normal_part(manifold, weight, -dual)
+        missing = _missing(norm, gradient, start, multiplier, ndim)
+        enough = (missing / NEARER).clamp(max=NEAR)
+        is_nearer = _missing(norm, gradient, kept, kept_multiplier, ndim) < enough
+        start = torch.where(is_nearer, kept, start)
+        multiplier = torch.where(is_nearer, kept_multiplier, multiplier)
+    yield Round(start, torch.zeros_like(start), multiplier)
     try:
         norm.project(torch.zeros_like(gradient))
     except NoClosedForm:
         maps = MAPS_PER_ROUND * rounds
-        multiplier = tangent - gradient if dual is None else dual
         yield from _subgradient_steps(norm, manifold, weight, gradient, multiplier, maps)
     else:
-        rho = STEP * _length(start, _ndim(norm, manifold))
-        z = start + rho * (gradient - tangent) if dual is None else dual
+        rho = STEP * _length(start, ndim)
+        z = start - rho * multiplier
         yield from _splitting(norm, manifold, weight, gradient, z, rho, rounds)
+
+
+def _missing(norm: Norm, gradient: Tensor, unit: Tensor, multiplier: Tensor, ndim: int) -> Tensor:
+    """The share of the steepest descent that a unit tangent is proved to miss at most."""
+    each = norm.dual(gradient + multiplier)[(..., *(None,) * norm.ndim)]
+    bound = each.sum(tuple(range(-ndim, 0)), keepdim=True)
+    return torch.where(bound > 0, 1 - _inner(gradient, unit, ndim) / bound, 1.0)
 
 
 def _splitting(
@@ -111,7 +128,7 @@ def _splitting(
         z = z + RELAXATION * (y - x)
         x = manifold.to_tangent(weight, z)
         multiplier = torch.where(rho > 0, (x - z) / rho, 0.0)
-        yield Round(y, (z - x - before) / RELAXATION, multiplier, z)
+        yield Round(y, (z - x - before) / RELAXATION, multiplier)
 
 
 def _subgradient_steps(
@@ -130,7 +147,7 @@ def _subgradient_steps(
         step = torch.where(length > 0, 1 / length, 0.0) / (k + 1) ** 0.5
         before, multiplier = multiplier, normal_part(manifold, weight, multiplier - step * d)
         normal = (before - multiplier) * length * (k + 1) ** 0.5
-        yield Round(d, normal, multiplier, multiplier)
+        yield Round(d, normal, multiplier)
 
 
 def normal_part(manifold: Manifold, weight: Tensor, z: Tensor) -> Tensor:
@@ -153,13 +170,16 @@ def solve(
     manifold: Manifold,
     weight: Tensor,
     tangent: Tensor,
-    rounds: int,
+    rounds: int = ROUNDS,
     dual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The steepest unit tangent, nearly, and the dual from which a later run may start.
+    """The steepest unit tangent D, nearly, and the dual from which a later run may start.
 
-    The dual belongs to the gradient at length one: it may be kept from step to step whatever the
-    gradient's scale does.  What that saves is in benchmarks/results/general_solver.md.
+        dual = D / |D| - Z      the tangent part is D, the normal part -Z
+
+    It belongs to the gradient at length one: it may be kept from step to step whatever the
+    gradient's scale does, and while the weight moves.  Zero stands for none.  What it saves is in
+    benchmarks/results/general_solver.md.
     """
     ndim = _ndim(norm, manifold)
     dtype = torch.promote_types(tangent.dtype, torch.float32)
@@ -171,14 +191,16 @@ def solve(
     for k, found in enumerate(points, 1):
         mean = mean + (found.point - mean) * 3 / (k + 2)  # later points weigh more
         last.append(found)
-    for y in (mean, _extrapolated(last, ndim)):
+    for y in (mean, extrapolated(last, ndim)):
         d = _repaired(norm, manifold, w, y, ndim)
         best = torch.where(_inner(g, d - best, ndim) >= 0, d, best)
-    best = torch.where(_length(g, ndim) > 0, best, 0.0)
-    return best.to(tangent.dtype), found.dual
+    some = _length(g, ndim) > 0
+    best = torch.where(some, best, 0.0)
+    dual = torch.where(some, normalise(best, ndim=ndim) - found.multiplier, 0.0)
+    return best.to(tangent.dtype), dual.to(tangent.dtype)
 
 
-def _extrapolated(last: Sequence[Round], ndim: int) -> Tensor:
+def extrapolated(last: Sequence[Round], ndim: int) -> Tensor:
     """The mixture of the points, with weights that add up to one, with the least normal part."""
     points = torch.stack([flat(each.point, ndim) for each in last], -2)
     normals = torch.stack([flat(each.normal, ndim) for each in last], -2)
@@ -224,22 +246,39 @@ def _length(x: Tensor, ndim: int) -> Tensor:
 
 
 @cache
-def splitting_op(norm: Norm, manifold: Manifold) -> Op:
-    """The general solver, as an op."""
+def solver_ops(norm: Norm, manifold: Manifold, ndim: int) -> tuple[Op, Op, Op]:
+    """The general solver, which leaves (2, *weight), and the two: direction and dual."""
 
-    def splitting(weight: Tensor, tangent: Tensor) -> Tensor:
-        return steepest_tangent(norm, manifold, weight, tangent)
+    def splitting(weight: Tensor, tangent: Tensor, dual: Tensor) -> Tensor:
+        return torch.stack(solve(norm, manifold, weight, tangent, dual=dual), -ndim - 1)
 
-    return Op(f"splitting[{norm}, {manifold}]", splitting, cost_of_rounds(ROUNDS))
+    def first(solved: Tensor) -> Tensor:
+        return solved.select(-ndim - 1, 0)
+
+    def second(solved: Tensor) -> Tensor:
+        return solved.select(-ndim - 1, 1)
+
+    free = elementwise_cost(0, 0)
+    whole = Op(f"splitting[{norm}, {manifold}]", splitting, cost_of_rounds(ROUNDS))
+    return whole, Op("first", first, free), Op("second", second, free)
 
 
 @derives(Norm, Manifold)
 def general_solver(setting: Setting, shape: Shape) -> Derived:
-    """Any norm on any manifold: a fixed number of rounds of splitting, then made feasible."""
-    op = splitting_op(setting.norm, setting.manifold)
+    """Any norm on any manifold: a fixed number of rounds of splitting, then made feasible.
+
+    They start where those of the step before ended, if that is proved to help.
+    """
+    splitting, first, second = solver_ops(setting.norm, setting.manifold, len(shape))
     return Derived(
-        (tangent_line(setting.manifold, shape), line("direction", op, "weight", "tangent")),
+        (
+            tangent_line(setting.manifold, shape),
+            line("solved", splitting, "weight", "tangent", "dual"),
+            line("direction", first, "solved"),
+            line("dual", second, "solved"),
+        ),
         after=(line("weight", retract_op(setting.manifold), "weight"),),
+        slots=(("dual", Slot()),),
     )
 
 
