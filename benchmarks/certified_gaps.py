@@ -6,6 +6,7 @@ Every norm on every manifold, at 64 x 32 and at the odd 33 x 18 (SPD: 32 x 32 an
 Gaussian weight and gradient in float64.  Writes benchmarks/results/certified_gaps.md.
 """
 
+import os
 import platform
 import time
 from datetime import date
@@ -124,6 +125,7 @@ def main() -> None:
             lines.append([*named, *(cell for each in found for cell in each)])
             console.print("  ".join(lines[-1]), highlight=False, markup=False)
     where = f"{date.today()}, torch {torch.__version__}, {platform.machine()} CPU, one thread"
+    where += f"; load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores, which stretches the times"
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     RESULTS.write_text(f"{(__doc__ or '').strip()}\n\n{where}\n\n{table}")
 

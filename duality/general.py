@@ -44,7 +44,7 @@ from modula.manifolds.region import Region
 from modula.norms.base import NoClosedForm, Norm
 from modula.norms.numerics import flat
 
-ROUNDS = 50  # the gap is then below 0.1 % in the median, 2 % at worst for small weights
+ROUNDS = 50  # small weights then miss 1e-7 in the median, 0.7 % at worst, without a kept dual
 STEP = 0.8  # Frobenius length of rho G, in lengths of the first point
 RELAXATION = 1.9
 LAST = 8  # points that are extrapolated
