@@ -25,6 +25,7 @@ from modula.duality.decay import (
     Decay,
     Decoupled,
     Independent,
+    Scheduled,
 )
 from modula.duality.momentum import (
     Average,
@@ -99,6 +100,7 @@ __all__ = [
     "Row",
     "RowMoments",
     "Scaler",
+    "Scheduled",
     "Setting",
     "Sharp",
     "ShortStep",

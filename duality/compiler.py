@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from modula.duality.program import COUNTERS, NOISE, Line, Live, Program, Slot
+from modula.duality.program import (
+    COUNTERS,
+    MEAN_SQUARE,
+    NOISE,
+    ROUNDINGS,
+    Line,
+    Live,
+    Program,
+    Slot,
+)
 from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
@@ -41,7 +51,9 @@ class Batch:
         self.kept = kept
         self.weights = list(weights)
         self.scales = [_scales(program) for program in programs]
-        self.state = {name: self._new_state(name) for name in self.program.state}
+        counted = () if kept is None else (ROUNDINGS,)
+        self.state = {name: self._new_state(name) for name in (*self.program.state, *counted)}
+        self.asks_mean_square = any(MEAN_SQUARE in each.reads for each in self.program.lines)
         self.turns = list(turns) or [0.0] * len(self.weights)
         self._env: dict[str, list[Tensor] | Tensor] = {}
         self._rows: dict[str, Rows] = {}
@@ -67,19 +79,32 @@ class Batch:
         gradients: Sequence[Tensor | None],
         live: Mapping[str, float],
         statistics: Sequence[Statistics] = (),
+        look: Callable[[], None] | None = None,
     ) -> None:
-        """Advance the state and find the directions of all weights that have a gradient."""
+        """Advance the state and find the directions of all weights that have a gradient.
+
+        look  called when the directions are known and state is what they were found with, before
+              metrics learn for the next step
+        """
         self._chosen = tuple(i for i, g in enumerate(gradients) if g is not None)
         dtype = state_dtype(self.weights[0])
         self._env = {"gradient": [g.to(dtype) for g in gradients if g is not None]}
         self._env["weight"] = [self.weights[i] for i in self._chosen]
         self._rows = {}
+        if ROUNDINGS in self.state:
+            torch._foreach_add_(self.state[ROUNDINGS].listed(self._chosen), 1)
         for name in self.program.statistics:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
             self._rows[name] = rows
             self._env[name] = [statistics[i][name].to(dtype) for i in rows]
-        if self._chosen:
-            self._run(self.program.proposal, 0, live)
+        if not self._chosen:
+            return
+        lines, decided = self.program.proposal, 0
+        if look is not None:
+            decided = self.program.decided
+            self._run(lines[:decided], 0, live)
+            look()
+        self._run(lines[decided:], decided, live)
 
     def draw(self, live: Mapping[str, float]) -> list[Tensor]:
         """Noises by which the weights are to be moved before their gradients are taken."""
@@ -128,6 +153,13 @@ class Batch:
         scales = [self.scales[i][names.index(op)] for i in self._chosen]
         return torch.stack([s * x for s, x in zip(scales, inner, strict=True)]).sum()
 
+    def squares(self) -> Tensor:
+        """(sum, number) of the entries of second moments, in float64: its part of their mean."""
+        asked = self._listed("square") if self._chosen and self.asks_mean_square else []
+        total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
+        total = sum((each.sum(dtype=torch.float64) for each in asked), total)
+        return torch.stack([total, torch.full_like(total, sum(each.numel() for each in asked))])
+
     def proposed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Each weight that will step: its place, what its direction is dual to, the direction."""
         if not self._chosen:
@@ -136,9 +168,18 @@ class Batch:
         queries = self._listed(self.program.query, rows)
         yield from zip(rows, queries, self._listed(self.program.direction, rows), strict=True)
 
-    def update(self, lr: Tensor, live: Mapping[str, float]) -> None:
-        """Move the weights along the directions found by `propose`, and let go of those."""
-        self._env["lr"] = lr
+    def held(self, place: int, names: Sequence[str]) -> list[Tensor]:
+        """What these names hold for one weight."""
+        return [self._listed(name, (place,))[0] for name in names]
+
+    def update(
+        self, lr: Tensor, live: Mapping[str, float], numbers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Move the weights along the directions found by `propose`, and let go of those.
+
+        numbers  of the whole network, 0-d tensors by the names that lines read
+        """
+        self._env |= {**(numbers or {}), "lr": lr}
         if self._chosen:
             self._run(self.program.update, len(self.program.proposal), live)
         self._env, self._rows = {}, {}
@@ -177,16 +218,22 @@ class Batch:
         if name == "weight":
             torch._foreach_copy_([self.weights[i] for i in rows], list(result.unbind(0)))
         elif name in self.state:
-            self.state[name].write_(rows, result)
+            self.state[name].write_(rows, result, self._seed(name, rows))
         else:
             self._env[name], self._rows[name] = result, rows
 
     def _keep_listed(self, each: Line, results: list[Tensor], rows: Rows) -> None:
         if each.result in self.state:
             if not (each.op.writes_first and self.state[each.result].is_worked_on):
-                self.state[each.result].write_(rows, results)
+                self.state[each.result].write_(rows, results, self._seed(each.result, rows))
         elif not (each.op.writes_first and each.result == "weight"):  # else it is written already
             self._env[each.result], self._rows[each.result] = results, rows
+
+    def _seed(self, name: str, rows: Rows) -> int:
+        """Of this step's rounding: the same in all processes, and in a run that was resumed."""
+        if ROUNDINGS not in self.state:
+            return 0
+        return crc32(f"{name} {int(self.state[ROUNDINGS].views[rows[0]])}".encode())
 
     def _listed(self, name: str, rows: Rows | None = None) -> Any:
         if name in self.state:

@@ -12,7 +12,7 @@ from torch import Tensor
 from modula.duality.program import Line, Slots, line
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.base import Blocks
-from modula.norms.coordinates import LinearChain, LinearMap, OnBlocks
+from modula.norms.coordinates import Inverse, LinearChain, LinearMap, OnBlocks
 from modula.norms.metric import First, Metric
 
 
@@ -115,11 +115,23 @@ class Coordinates:
 
     def known(self, tensors: Sequence[Tensor]) -> LinearMap:
         """C itself, for the tensors named in `reads`."""
+        return self._viewed(self._maps(tensors))
+
+    def form(self, tensors: Sequence[Tensor]) -> LinearMap:
+        """S^p itself where the core is the whole of it: R^T core R, with R the rotations."""
+        maps = self._maps(tensors)
+        back = Inverse(LinearChain(maps[: len(self.rotations)]))
+        return self._viewed((*maps, back))
+
+    def _maps(self, tensors: Sequence[Tensor]) -> tuple[LinearMap, ...]:
         maps, rest = [], list(tensors)
         for each in self.chain:
             mine, rest = rest[: len(each.reads)], rest[len(each.reads) :]
             maps.append(each.build(*mine))
-        chain = LinearChain(tuple(maps))
+        return tuple(maps)
+
+    def _viewed(self, maps: tuple[LinearMap, ...]) -> LinearMap:
+        chain = LinearChain(maps)
         return chain if self.view is None else OnBlocks(chain, self.view)
 
 

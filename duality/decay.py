@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC
 from dataclasses import dataclass, replace
 
-from modula.duality.program import Line, Live, line
-from modula.duality.rules import Derived
+from modula.duality.program import MEAN_SQUARE, Line, Live, line
+from modula.duality.rules import Derived, Setting
 from modula.kernels import apply, decay
 from modula.kernels.op import Shape
+from modula.norms.metric import Diagonal
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Decay(ABC):
     def live(self) -> Live:
         """The rate, as an option of a line."""
         return Live("weight_decay", self.rate)
+
+    def check(self, setting: Setting) -> None:
+        """Raise ValueError for a setting that lacks what the decay reads."""
+        return None
 
     def into_gradient(self) -> Line | None:
         """A line that makes "decayed_gradient", which all others then take for the gradient."""
@@ -103,6 +108,33 @@ class Independent(Decay):
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
         share = 1.0 if self.fan_in is None or not len(shape) else self.fan_in / shape[-1]
         return line("weight", apply.decay, "weight", "lr", rate=self.live, scale=share / self.peak)
+
+
+@dataclass(frozen=True)
+class Scheduled(Decay):
+    """Decoupled, over the root mean square of the whole network's gradients: AdamS.
+
+        w <- (1 - lr budget rate / sqrt(mean v)) w
+
+    mean v is over all entries of Adam's v, of all weights that decay like this and have a gradient
+    in the step.  Where gradients become small weights decay more, so that the two keep their
+    balance; the share that decays is at most one, and none while all gradients were zero.
+    The rate has the unit of a gradient: 5e-4 in the paper.
+    Source: Xie et al. 2023 (AdamS), arXiv:2011.11152.
+    """
+
+    def check(self, setting: Setting) -> None:
+        metric = setting.metric
+        if not (isinstance(metric, Diagonal) and metric.power == 0.5):
+            raise ValueError(
+                f"{self} divides by the root of Adam's second moment, which a weight under "
+                f"{metric or 'no metric'} does not keep: put it under Diagonal(), as "
+                f"recipes.adamw does, or use Decoupled({self.rate:g})"
+            )
+
+    def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
+        reads = ("weight", "lr", MEAN_SQUARE)
+        return line("weight", decay.scheduled_decay, *reads, rate=self.live, scale=float(budget))
 
 
 @dataclass(frozen=True)

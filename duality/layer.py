@@ -3,108 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import reduce
 from math import prod
+from operator import mul
 from typing import Any
 
 from torch import Tensor
 
 from modula.duality.coordinates import Applied, Coordinates, coordinates, describe, with_cost_of
 from modula.duality.kronecker import InverseAlong
+from modula.duality.layer_matrix import DIMS, Matrix
 from modula.duality.program import Line, Slot, line
 from modula.kernels import layer, root
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.second_moment import mean_eigenvalue
-from modula.norms.base import Blocks
-from modula.norms.coordinates import Elementwise, LinearMap, Rotation
-from modula.norms.layer import Damping, LayerEigenvalues, LayerMoments
+from modula.norms.coordinates import Elementwise, LinearMap, Rotation, spread
+from modula.norms.layer import Damping, Exact, LayerEigenvalues, LayerMoments
 from modula.norms.metric import Memory
-from modula.norms.vector import L2
-
-FEW_BLOCKS = 8  # a weight up to this many times longer than wide is cut into square blocks
-DIMS = {"outputs": -2, "inputs": -1}
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A layer's weight seen as a matrix (outputs, inputs), perhaps cut into blocks.
-
-    shape         of the weight: (out, in, taps...), or (in, out) if `inputs_first`
-    cut           the sides that are cut: into square blocks if a side is a small multiple of the
-                  other and `square`, and where it is wider than max_dim, as far as channels allow
-    """
-
-    shape: tuple[int, ...]
-    inputs_first: bool = False
-    cut: tuple[str, ...] = ()
-    square: bool = False
-    max_dim: int = 0
-
-    def __post_init__(self) -> None:
-        if len(self.shape) < 2 or (self.inputs_first and len(self.shape) != 2):
-            raise ValueError(
-                f"a metric of a layer's inputs and outputs needs a weight (out, in, ...), or a "
-                f"matrix (in, out); got {self.shape}: declare a metric of gradients instead"
-            )
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """How many outputs and inputs there are."""
-        first, *rest = self.shape
-        ends = (rest[0], first) if self.inputs_first else (first, prod(rest))
-        return dict(zip(DIMS, ends, strict=True))
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """Into how many blocks each side is cut; taps stay together."""
-        cuttable = {**self.sizes, "inputs": self.shape[0 if self.inputs_first else 1]}
-        return {side: self._count(side, cuttable[side]) if side in self.cut else 1 for side in DIMS}
-
-    def _count(self, side: str, channels: int) -> int:
-        size, other = self.sizes[side], prod(self.sizes.values()) // self.sizes[side]
-        ways = [n for n in range(1, channels + 1) if channels % n == 0]
-        fitting = [n for n in ways if size // n <= self.max_dim] or [channels]
-        squares = [n for n in fitting if n <= FEW_BLOCKS and size == n * other and other > 1]
-        return squares[0] if squares and self.square else fitting[0]
-
-    @property
-    def block(self) -> dict[str, int]:
-        """Outputs and inputs of one block."""
-        return {side: size // self.counts[side] for side, size in self.sizes.items()}
-
-    @property
-    def is_cut(self) -> bool:
-        return prod(self.counts.values()) > 1
-
-    @property
-    def view(self) -> Blocks | None:
-        """(out blocks, in blocks, out, in), or (out, in) where nothing is cut."""
-        if not self.is_cut and len(self.shape) == 2 and not self.inputs_first:
-            return None
-        taps = [f"k{i}" for i in range(len(self.shape) - 2)]
-        heads = ["a", "b"] if self.is_cut else []
-        out, channels = ("(a o)", "(b i)") if self.is_cut else ("o", "i")
-        left = [channels, out] if self.inputs_first else [out, channels, *taps]
-        inputs = f"(i {' '.join(taps)})" if taps else "i"
-        pattern = f"{' '.join(left)} -> {' '.join([*heads, 'o', inputs])}"
-        sizes = (("a", self.counts["outputs"]), ("b", self.counts["inputs"]))
-        return Blocks(L2(2), pattern, sizes if self.is_cut else ())
-
-    @property
-    def viewed(self) -> tuple[int, ...]:
-        """The shape in that view."""
-        heads = tuple(self.counts.values()) if self.is_cut else ()
-        return (*heads, *self.block.values())
-
-    def blocks_of(self, side: str) -> tuple[int, ...]:
-        """The dims of a side's factor that count blocks: (), (a, 1) or (1, b)."""
-        if not self.is_cut:
-            return ()
-        return tuple(count if each == side else 1 for each, count in self.counts.items())
-
-    def factor(self, side: str) -> tuple[int, ...]:
-        """The shape of a side's factor."""
-        return (*self.blocks_of(side), self.block[side], self.block[side])
 
 
 def _damped_root(
@@ -119,7 +34,7 @@ def _damped_root(
     own, *rest = (mean_eigenvalue(each, 2) for each in (factor, *others))
     sizes = [each.mean(tuple(range(-blocks, 0))) if blocks else each for each in (own, *rest)]
     share = (damping.amount(own, sizes) / own).unsqueeze(-1)
-    return root.inverse_root_plain(factor, previous, power=power, damping=share)
+    return root.inverse_root(factor, previous, power=power, damping=share)
 
 
 damped_root = Op("damped_root", _damped_root, root.inverse_root.cost)
@@ -155,22 +70,16 @@ def _(metric: LayerEigenvalues, shape: Shape) -> str:
 def _(metric: LayerMoments, shape: Shape, whole: bool) -> Coordinates:
     matrix = _matrix(metric, shape)
     power = metric.power * (1.0 if whole else 0.5)
-    lines = [
-        each
-        for side, read in metric.sides.items()
-        for each in _observed(metric, matrix, side, read)
-    ]
-    lines += [_renewed(metric, matrix, side, power) for side in metric.sides]
-    return Coordinates(
-        before=tuple(lines) if metric.instant else (),
-        core=tuple(
-            Applied(InverseAlong(DIMS[side], 2, True), (f"root_{side}",), matrix.viewed)
-            for side in metric.sides
-        ),
-        after=() if metric.instant else tuple(lines),
-        slots=tuple(
-            slot for side in metric.sides for slot in _slots(metric.memory, matrix, side, power)
-        ),
+    inverted = _by_eigenvalues if isinstance(metric.damping, Exact) else _by_roots
+    found = inverted(metric, matrix, power)
+    observed = (_observed(metric, matrix, side, read) for side, read in metric.sides.items())
+    lines = (*(each for of_side in observed for each in of_side), *found.before)
+    slots = (slot for side in metric.sides for slot in _slots(metric.memory, matrix, side))
+    return replace(
+        found,
+        before=lines if metric.instant else (),
+        after=() if metric.instant else lines,
+        slots=(*slots, *found.slots),
         view=matrix.view,
     )
 
@@ -190,6 +99,31 @@ def _observed(metric: LayerMoments, matrix: Matrix, side: str, read: str) -> lis
     return [replace(each, every=metric.sample_every) for each in lines]
 
 
+def _slots(memory: Memory, matrix: Matrix, side: str) -> list[tuple[str, Slot]]:
+    return [
+        (f"factor_{side}", Slot(matrix.factor(side), diagonal=memory.first)),
+        (f"seen_{side}", Slot(())),
+        (f"rejected_{side}", Slot(())),
+    ]
+
+
+def _by_roots(metric: LayerMoments, matrix: Matrix, power: float) -> Coordinates:
+    """The root of each damped factor, renewed now and then."""
+    first = metric.memory.first
+    slots = {
+        f"root_{side}": Slot(matrix.factor(side), diagonal=first**-power if first else 1.0)
+        for side in metric.sides
+    }
+    return Coordinates(
+        before=tuple(_renewed(metric, matrix, side, power) for side in metric.sides),
+        core=tuple(
+            Applied(InverseAlong(DIMS[side], 2, True), (f"root_{side}",), matrix.viewed)
+            for side in metric.sides
+        ),
+        slots=tuple(slots.items()),
+    )
+
+
 def _renewed(metric: LayerMoments, matrix: Matrix, side: str, power: float) -> Line:
     others = [f"factor_{each}" for each in metric.sides if each != side]
     options: dict[str, Any] = {"power": power, "damping": metric.damping}
@@ -200,14 +134,31 @@ def _renewed(metric: LayerMoments, matrix: Matrix, side: str, power: float) -> L
     return replace(each, every=metric.every)
 
 
-def _slots(memory: Memory, matrix: Matrix, side: str, power: float) -> list[tuple[str, Slot]]:
-    shape, first = matrix.factor(side), memory.first
-    return [
-        (f"factor_{side}", Slot(shape, diagonal=first)),
-        (f"root_{side}", Slot(shape, diagonal=first**-power if first else 1.0)),
-        (f"seen_{side}", Slot(())),
-        (f"rejected_{side}", Slot(())),
-    ]
+def _by_eigenvalues(metric: LayerMoments, matrix: Matrix, power: float) -> Coordinates:
+    """The eigenvectors and eigenvalues of each factor, renewed now and then."""
+    slots: dict[str, Slot] = {}
+    for side in metric.sides:
+        slots[f"basis_{side}"] = Slot(matrix.factor(side), diagonal=1.0)
+        slots[f"values_{side}"] = Slot(matrix.factor(side)[:-1], fill=metric.memory.first)
+    build = PowerOfProduct(power, metric.damping, tuple(metric.sides))
+    return Coordinates(
+        before=tuple(each for side in metric.sides for each in _decomposed(metric, matrix, side)),
+        core=(Applied(build, tuple(f"values_{side}" for side in metric.sides), matrix.viewed),),
+        rotations=tuple(
+            Applied(InBasis(DIMS[side]), (f"basis_{side}",), matrix.viewed) for side in metric.sides
+        ),
+        slots=tuple(slots.items()),
+    )
+
+
+def _decomposed(metric: LayerMoments, matrix: Matrix, side: str) -> list[Line]:
+    factor, basis, values = (f"{name}_{side}" for name in ("factor", "basis", "values"))
+    lines = (
+        line(basis, layer.eigenbasis, factor, basis),
+        line(values, layer.eigenvalues, factor, basis, values),
+    )
+    shape = matrix.factor(side)
+    return [replace(with_cost_of(each, shape), every=metric.every) for each in lines]
 
 
 @dataclass(frozen=True)
@@ -230,6 +181,27 @@ class PowerOfCurvature:
 
     def __str__(self) -> str:
         return "curvature"
+
+
+@dataclass(frozen=True)
+class PowerOfProduct:
+    """C = (b_i a_j + damping)^power, entry by entry, from eigenvalues of the factors of sides."""
+
+    power: float
+    damping: Damping
+    sides: tuple[str, ...]
+
+    def __call__(self, *tensors: Tensor) -> LinearMap:
+        sides = zip(self.sides, tensors, strict=True)
+        product = reduce(mul, (spread(values, DIMS[side], 2) for side, values in sides))
+        return PowerOfCurvature(self.power, self.damping)(product)
+
+    def cost(self, shape: Shape, itemsize: int = 4) -> Cost:
+        """Of one application."""
+        return elementwise_cost(5, 3)(shape, itemsize)
+
+    def __str__(self) -> str:
+        return "product of eigenvalues"
 
 
 @dataclass(frozen=True)

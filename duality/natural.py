@@ -13,7 +13,7 @@ from modula.duality.general import steepest_in_region, steepest_tangent
 from modula.duality.hyperplane import ROUNDS, cost_of_rounds, is_hyperplane, steepest
 from modula.duality.potential import Sharp, Unit, Within
 from modula.duality.program import Line, line
-from modula.duality.rules import Derived, Setting, derive, derives
+from modula.duality.rules import Derived, Measured, Setting, derive, derives
 from modula.duality.tangent import retract_op, tangent_line
 from modula.duality.unconstrained import view_ops
 from modula.kernels.op import Op, Shape
@@ -22,7 +22,7 @@ from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.region import Region
 from modula.norms.base import Norm
-from modula.norms.coordinates import InCoordinates
+from modula.norms.coordinates import InCoordinates, Quadratic
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.vector import L2
 
@@ -63,6 +63,16 @@ class _Composer:
         return line(result, view_ops(self.found.view, self.shape)[1], read)
 
 
+def _in_coordinates(norm: Norm, found: Coordinates) -> Measured:
+    """norm(C x)"""
+    return Measured(found.reads, lambda tensors: InCoordinates(norm, found.known(tensors)))
+
+
+def _under_form(found: Coordinates, ndim: int) -> Measured:
+    """sqrt(<x, S^p x>)"""
+    return Measured(found.reads, lambda tensors: Quadratic(found.form(tensors), ndim))
+
+
 @derives(L2, Euclidean, Diagonal, Sharp)
 def adam(setting: Setting, shape: Shape) -> Derived:
     """Adam: with C^T C = S^(1/2), the sandwich of the Euclidean dual is S^(-1/2) m.
@@ -80,6 +90,7 @@ def adam(setting: Setting, shape: Shape) -> Derived:
         ),
         scale=scale,
         slots=found.slots,
+        measured=_under_form(found, len(shape)),
     )
 
 
@@ -96,6 +107,7 @@ def preconditioned(setting: Setting, shape: Shape) -> Derived:
             *composer.observing(found.after),
         ),
         slots=found.slots,
+        measured=_under_form(found, len(shape)),
     )
 
 
@@ -120,6 +132,7 @@ def sandwich(setting: Setting, shape: Shape) -> Derived:
         ),
         scale=inner.scale,
         slots=(*found.slots, *inner.slots),
+        measured=_in_coordinates(setting.norm, found),
     )
 
 
@@ -162,6 +175,7 @@ def within(setting: Setting, shape: Shape) -> Derived:
         free,
         lines=(*free.lines, line("inside", op, free.direction)),
         direction="inside",
+        measured=None,
     )
 
 
@@ -190,27 +204,29 @@ def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: 
     metric = cast(Metric, setting.metric)
     found = coordinates(metric, shape, whole=False)
     composer = _Composer(found, metric, shape)
-    op = _solver_op(setting.norm, setting.manifold, found)
+    measured = _in_coordinates(setting.norm, found)
+    op = _solver_op(setting.norm, setting.manifold, measured)
     return Derived(
         (
             *composer.observing(found.before),
             *first,
-            line("direction", op, "weight", read, *found.reads),
+            line("direction", op, "weight", read, *measured.reads),
             *composer.observing(found.after),
         ),
         after=(line("weight", retract_op(setting.manifold), "weight"),),
         slots=found.slots,
+        measured=measured,
     )
 
 
-def _solver_op(norm: Norm, manifold: Manifold, found: Coordinates) -> Op:
+def _solver_op(norm: Norm, manifold: Manifold, measured: Measured) -> Op:
     def solve(weight: Tensor, gradient: Tensor, *tensors: Tensor) -> Tensor:
         """argmax <gradient, A> over norm(C A) <= 1, A tangent at weight."""
-        measured = InCoordinates(norm, found.known(tensors))
+        known = measured.norm(tensors)
         if isinstance(manifold, Region):
-            return steepest_in_region(measured, manifold, weight, gradient)
+            return steepest_in_region(known, manifold, weight, gradient)
         if is_hyperplane(norm, manifold):
-            return steepest(measured, manifold, weight, gradient)
-        return steepest_tangent(measured, manifold, weight, gradient)
+            return steepest(known, manifold, weight, gradient)
+        return steepest_tangent(known, manifold, weight, gradient)
 
     return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(ROUNDS))

@@ -47,7 +47,9 @@ class Declaration:
     scalers: tuple[Scaler, ...] = ()
 
     def __post_init__(self) -> None:
-        as_decay(self.weight_decay)  # refuses what is no rate
+        decay = as_decay(self.weight_decay)  # refuses what is no rate
+        if decay is not None:
+            decay.check(self.setting)
         kinds = [type(scaler).__name__ for scaler in self.scalers]
         if len({*kinds}) < len(kinds):
             raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")
@@ -124,7 +126,8 @@ def _rotations(setting: Setting) -> Rotations | None:
     return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
 
 
-def _rule(setting: Setting) -> str:
+def rule_of(setting: Setting) -> str:
+    """The name of the rule that derives a weight's direction, as the plan prints it."""
     if _rotations(setting) is None:
         return rule_name(setting)
     return f"{rule_name(replace(setting, manifold=Euclidean()))}, rotating"
@@ -154,7 +157,7 @@ def row_of(
         momentum=str(setting.momentum),
         scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
-        rule=_rule(setting),
+        rule=rule_of(setting),
         known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
         program=program,
         twin="plain",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modula.duality.potential import Sharp
-from modula.duality.program import NOISE, Slot, line
+from modula.duality.program import GRADIENT_TIMES_NOISE, NOISE, Slot, line
 from modula.duality.rules import Derived, Setting, derives
 from modula.kernels import ivon
 from modula.kernels.op import Locality, Op, Shape, elementwise_cost
@@ -20,22 +20,10 @@ from modula.norms.vector import L2
 def _draw_op(ess: float, delta: float) -> Op:
     def draw(hessian: Tensor) -> Tensor:
         """A normal draw of variance 1 / (ess (h + delta))."""
-        return torch.randn_like(hessian) / _root_precision(hessian, ess, delta)
+        precision = (ess * (hessian + delta)).clamp(min=torch.finfo(hessian.dtype).tiny)
+        return torch.randn_like(hessian) / precision.sqrt()
 
     return Op("draw", draw, elementwise_cost(3, 2), Locality.ELEMENTWISE)
-
-
-@cache
-def _deviation_op(ess: float, delta: float) -> Op:
-    def deviation(noise: Tensor, hessian: Tensor) -> Tensor:
-        """The draw in units of its standard deviation."""
-        return noise * _root_precision(hessian, ess, delta)
-
-    return Op("deviation", deviation, elementwise_cost(3, 3), Locality.ELEMENTWISE)
-
-
-def _root_precision(hessian: Tensor, ess: float, delta: float) -> Tensor:
-    return (ess * (hessian + delta)).clamp(min=torch.finfo(hessian.dtype).tiny).sqrt()
 
 
 @derives(L2, Euclidean, Posterior, Sharp)
@@ -49,8 +37,7 @@ def posterior_mean(setting: Setting, shape: Shape) -> Derived:
     moved = {"ess": ess, "delta": delta}
     return Derived(
         (
-            line("deviation", _deviation_op(ess, delta), NOISE, "hessian"),
-            line("curvature", ivon.stein_hessian, "gradient", "deviation", "hessian", **moved),
+            line("curvature", ivon.stein_hessian, GRADIENT_TIMES_NOISE, "hessian", **moved),
             line(
                 "hessian",
                 ivon.positive_average,

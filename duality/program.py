@@ -11,8 +11,11 @@ from torch import Tensor
 
 from modula.kernels.op import Cost, Locality, Op, Shape
 
-INPUTS = ("weight", "gradient", "lr")
-COUNTERS = ("step", "since")  # state that the host counts: read without waiting for a device
+MEAN_SQUARE = "mean_square"  # of all weights' second moments, known once all directions are
+INPUTS = ("weight", "gradient", "lr", MEAN_SQUARE)
+ROUNDINGS = "roundings"  # steps in which state was rounded at random
+# State that the host counts: read without waiting for a device.
+COUNTERS = ("step", "since", ROUNDINGS)
 # What a network's data says about a weight besides its gradient; modula.statistics collects it.
 FROM_LAYERS = (
     *("input_moment", "output_moment", "layer_inputs", "output_gradients"),
@@ -22,8 +25,9 @@ FROM_LAYERS = (
 SAMPLED_GRADIENT = "sampled_gradient"
 # At labels drawn from the network itself: the Fisher; the training loss has an empirical one.
 SAMPLED = (SAMPLED_GRADIENT, *(f"sampled_{name}" for name in FROM_LAYERS))
-NOISE = "noise"  # by which the weight was moved when the gradient was taken
-STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, NOISE)
+NOISE = "noise"  # by which a weight is moved before its gradient is taken
+GRADIENT_TIMES_NOISE = "gradient_times_noise"  # entry by entry, summed over the passes of a step
+STATISTICS = (*FROM_LAYERS, "microbatch_gradients", *SAMPLED, GRADIENT_TIMES_NOISE)
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,13 @@ class Program:
         return self.proposal + self.update
 
     @property
+    def decided(self) -> int:
+        """How many lines of the proposal it takes until the direction and its query are known."""
+        names = (self.direction, self.query)
+        found = (i for i, each in enumerate(self.proposal, 1) if each.result in names)
+        return max(found, default=0)
+
+    @property
     def state(self) -> tuple[str, ...]:
         """Names that outlive a step: those read before they are written."""
         written = {*INPUTS, *STATISTICS}
@@ -218,8 +229,8 @@ class Program:
     def run(self, **tensors: Tensor) -> dict[str, Tensor]:
         """Every named tensor after one step, by the plain twins: the definition.
 
-        Takes weight, gradient, lr, each name in `state`, and what statistics there are; changes
-        none of them.
+        Takes weight, gradient, lr, each name in `state`, and what statistics and numbers of the
+        whole network there are; changes none of them.
         """
         state = self.state
         for each in self.lines:

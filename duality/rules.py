@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,6 +33,18 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The norm in which a direction is the steepest, where that depends on what was seen.
+
+    reads  names of the tensors that the metric has come to when the direction is found
+    norm   makes the norm out of those tensors, of one weight
+    """
+
+    reads: tuple[str, ...]
+    norm: Callable[[Sequence[Tensor]], Norm]
+
+
+@dataclass(frozen=True)
 class Derived:
     """A rule's answer: D = scale * (the tensor named `direction`).
 
@@ -42,6 +54,7 @@ class Derived:
     direction  name of the tensor followed
     slots      what state holds at first, where that is not a weight-shaped zero
     draw       lines from the state to "noise", if the gradient is to be taken at a random point
+    measured   under a metric, the norm in which the direction is steepest; None if in none
     """
 
     lines: tuple[Line, ...]
@@ -50,6 +63,7 @@ class Derived:
     direction: str = "direction"
     slots: Slots = ()
     draw: tuple[Line, ...] = ()
+    measured: Measured | None = None
 
     def first_direction(self, weight: Tensor, query: Tensor) -> Tensor:
         """D of a first step, by the plain twins."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from math import prod, sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 from modula.duality.program import Line, Live, Slot, line
 from modula.duality.proposal import proposed
@@ -20,7 +20,11 @@ class Scaler(ABC):
     """Goes between the direction and the step, with state of its own if it needs any.
 
     A Declaration holds any number of kinds; each sees what the ones before it have made.
+
+    turns  whether the direction changes, not only its length
     """
+
+    turns: ClassVar[bool] = True
 
     @abstractmethod
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
@@ -54,6 +58,8 @@ class MatchRMS(Scaler):
     Source: Liu et al. 2025 (Moonlight), arXiv:2502.16982.
     """
 
+    turns: ClassVar[bool] = False
+
     rms: float = 0.2
 
     def __post_init__(self) -> None:
@@ -71,6 +77,8 @@ class LimitRMS(Scaler):
 
     A guard: after a long silence a metric takes the first new gradient for something huge.
     """
+
+    turns: ClassVar[bool] = False
 
     limit: float = 1.0
 
@@ -194,6 +202,8 @@ class Graft(Scaler):
     setting  whose direction d' gives the length
     Source: Agarwal et al. 2020, arXiv:2002.11803.
     """
+
+    turns: ClassVar[bool] = False
 
     setting: Setting
 

@@ -56,10 +56,11 @@ class Storage:
             return self._whole().to(self.working)
         return torch.stack(self.listed(rows))
 
-    def write_(self, rows: Sequence[int], values: Tensor | Sequence[Tensor]) -> None:
-        """Keep the values of these weights: (rows, *shape), or a list."""
+    def write_(self, rows: Sequence[int], values: Tensor | Sequence[Tensor], seed: int = 0) -> None:
+        """Keep the values of these weights, (rows, *shape) or a list; seed: of the rounding."""
         if not self.is_worked_on:
-            values = [to_bfloat16_at_random(value) for value in values]
+            generator = torch.Generator(self.views[0].device).manual_seed(seed)
+            values = [to_bfloat16_at_random(value, generator) for value in values]
         if isinstance(values, Tensor) and len(rows) == len(self.views):
             self._whole().copy_(values)
         else:

@@ -1,5 +1,6 @@
 """Weight decay in its several places, entry by entry."""
 
+import torch
 from torch import Tensor
 
 from modula.kernels.op import Locality, Op, elementwise_cost
@@ -37,6 +38,26 @@ def cautious_decay_foreach_(
     return weights
 
 
+def scheduled_decay_plain(
+    weight: Tensor, lr: Tensor, mean_square: Tensor, *, rate: float, scale: float = 1.0
+) -> Tensor:
+    """(1 - share) weight with share = min(1, lr scale rate / sqrt(mean_square)); 0 for a mean of 0.
+
+    lr, mean_square: 0-d
+    """
+    share = lr * (scale * rate) / mean_square.sqrt()
+    return weight * (1 - torch.where(mean_square > 0, share, 0.0).clamp(max=1.0))
+
+
+def scheduled_decay_foreach_(
+    weights: Tensors, lr: Tensor, mean_square: Tensor, *, rate: float, scale: list[float]
+) -> Tensors:
+    """scheduled_decay_plain over lists; overwrites the weights."""
+    for weight, s in zip(weights, scale, strict=True):
+        weight.copy_(scheduled_decay_plain(weight, lr, mean_square, rate=rate, scale=s))
+    return weights
+
+
 add_decay = Op(
     "add_decay",
     add_decay_plain,
@@ -50,5 +71,13 @@ cautious_decay = Op(
     elementwise_cost(3, 3),
     Locality.ELEMENTWISE,
     foreach=cautious_decay_foreach_,
+    writes_first=True,
+)
+scheduled_decay = Op(
+    "scheduled_decay",
+    scheduled_decay_plain,
+    elementwise_cost(1, 2),
+    Locality.ELEMENTWISE,
+    foreach=scheduled_decay_foreach_,
     writes_first=True,
 )

@@ -1,11 +1,13 @@
 r"""Following the eigenvectors of an averaged factor, and carrying second moments along."""
 
+from collections.abc import Callable
 from math import prod
 
 import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
+from modula.kernels.precision import full_precision
 from modula.kernels.root import SMALLEST, eigen
 from modula.kernels.second_moment import mean_eigenvalue
 
@@ -25,28 +27,44 @@ def next_basis_plain(
     factor, basis: (..., d, d); step: of each weight, on the host.
     Source: Vyas et al. 2024, arXiv:2409.11321; Eschenhagen et al. 2025, arXiv:2506.03595.
     """
+    return renewed_basis(factor, basis, step, young, tolerance, _orthogonal_iteration)
+
+
+def _orthogonal_iteration(basis: Tensor, product: Tensor) -> Tensor:
+    return torch.linalg.qr(product)[0]
+
+
+def renewed_basis(
+    factor: Tensor,
+    basis: Tensor,
+    step: Tensor,
+    young: int,
+    tolerance: float,
+    iterate: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """next_basis with any iterate(Q, S Q) of the sorted columns; a NaN in it leaves Q."""
     size = factor.abs().amax((-2, -1), keepdim=True)
     usable = size.isfinite() & (size > 0)
     unit = torch.where(usable, factor / size, 0.0)
-    product = unit @ basis
-    found = _found(unit, basis, product, step <= young)
+    product, is_young = unit @ basis, step <= young
+    if bool(is_young.all()):  # on the host
+        found = eigen(unit)[1].flip(-1)
+    else:
+        found = iterate(*_sorted(basis, product))
+        if bool(is_young.any()):
+            which = is_young.reshape(*is_young.shape, *(1,) * (unit.ndim - is_young.ndim))
+            found = torch.where(which.to(unit.device), eigen(unit)[1].flip(-1), found)
     good = usable & found.isfinite().all((-2, -1), keepdim=True)
     if tolerance:
         good = good & (off_diagonal(basis.mT @ product) > tolerance)
     return torch.where(good, found, basis)
 
 
-def _found(unit: Tensor, basis: Tensor, product: Tensor, is_young: Tensor) -> Tensor:
-    """Exact bases of the young ones, the next iterates of the others; is_young is on the host."""
-    if bool(is_young.all()):
-        return eigen(unit)[1].flip(-1)
+def _sorted(basis: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and S Q, with the columns of the largest q^T S q first."""
     order = (basis * product).sum(-2).argsort(dim=-1, stable=True, descending=True)
-    sorted_product = product.gather(-1, order.unsqueeze(-2).expand_as(product))
-    iterate = torch.linalg.qr(sorted_product)[0]
-    if not bool(is_young.any()):
-        return iterate
-    which = is_young.reshape(*is_young.shape, *(1,) * (unit.ndim - is_young.ndim))
-    return torch.where(which.to(unit.device), eigen(unit)[1].flip(-1), iterate)
+    order = order.unsqueeze(-2).expand_as(product)
+    return basis.gather(-1, order), product.gather(-1, order)
 
 
 def root_in_basis_plain(
@@ -62,7 +80,8 @@ def root_in_basis_plain(
     size = mean_eigenvalue(factor, 2)
     usable = (size.isfinite() & (size > 0))[..., None, None]
     unit = torch.where(usable, factor / size[..., None, None], 0.0)
-    share = (basis * (unit @ basis)).sum(-2).clamp(min=0)
+    with full_precision():  # the smallest of Q^T S Q are far below the rounding of TF32
+        share = (basis * (unit @ basis)).sum(-2).clamp(min=0)
     values = share + max(damping, SMALLEST * torch.finfo(factor.dtype).eps)
     out = (basis * values.unsqueeze(-2) ** -power) @ basis.mT
     out = out * torch.where(usable, size[..., None, None], 1.0) ** -power
@@ -114,7 +133,12 @@ def _carried_cost(
     return Cost(flops, 2.0 * itemsize * entries * len(dims))
 
 
-next_basis = Op("next_basis", next_basis_plain, _basis_cost)
+next_basis = Op(
+    "next_basis",
+    next_basis_plain,
+    _basis_cost,
+    fused_at="modula.kernels.gap_rotation:next_basis_by_products",
+)
 root_in_basis = Op("root_in_basis", root_in_basis_plain, _root_cost)
 carried = Op("carried", carried_plain, _carried_cost)
 kept = Op("kept", kept_plain, elementwise_cost(0, 2))

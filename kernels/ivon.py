@@ -28,25 +28,24 @@ def perturb_foreach(
     return list(torch._foreach_add(weights, deviations))
 
 
-def stein_hessian_plain(
-    gradient: Tensor, noise: Tensor, hessian: Tensor, *, ess: float, delta: float
-) -> Tensor:
-    """gradient noise sqrt(ess (h + delta)): the diagonal Hessian at the mean of the Gaussian.
+def stein_hessian_plain(product: Tensor, hessian: Tensor, *, ess: float, delta: float) -> Tensor:
+    """product ess (h + delta): the diagonal Hessian at the mean of the Gaussian.
 
-    The gradient is taken at perturb(weight, noise, h): this is its product with the deviation,
-    over the variance, and its expectation is E[Hessian].
+    product  of the gradient at a sample and the sample's distance from the mean, entry by entry
+
+    Over the variance, its expectation is E[Hessian].
     Source: Stein 1981, lemma 2.
     """
-    return gradient * noise * (ess * (hessian + delta)).sqrt()
+    return product * (ess * (hessian + delta))
 
 
 def stein_hessian_foreach(
-    gradients: Tensors, noises: Tensors, hessians: Tensors, *, ess: float, delta: float
+    products: Tensors, hessians: Tensors, *, ess: float, delta: float
 ) -> Tensors:
     """stein_hessian_plain over lists."""
-    found = _root_precisions(hessians, ess, delta)
-    torch._foreach_mul_(found, gradients)
-    torch._foreach_mul_(found, noises)
+    found = list(torch._foreach_add(hessians, delta))
+    torch._foreach_mul_(found, ess)
+    torch._foreach_mul_(found, products)
     return found
 
 
@@ -123,7 +122,7 @@ perturb = Op(
 stein_hessian = Op(
     "stein_hessian",
     stein_hessian_plain,
-    elementwise_cost(5, 4),
+    elementwise_cost(3, 3),
     Locality.ELEMENTWISE,
     stein_hessian_foreach,
 )

@@ -4,6 +4,7 @@ A statistic that is not finite, or no second moment, is no sample: what is avera
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -119,6 +120,15 @@ def eigenbasis_plain(factor: Tensor, previous: Tensor) -> Tensor:
     return torch.where(usable[..., None, None], basis, previous)
 
 
+def eigenvalues_plain(factor: Tensor, basis: Tensor, previous: Tensor) -> Tensor:
+    """diag(Q^T S Q), none negative: (..., d, d), (..., d, d) -> (..., d).
+
+    The previous ones stay where S is not finite.
+    """
+    values = (basis * (factor @ basis)).sum(-2).clamp(min=0)
+    return torch.where(values.isfinite().all(-1, keepdim=True), values, previous)
+
+
 def turn_curvature_plain(curvature: Tensor, fresh: Tensor, basis: Tensor, *, dim: int) -> Tensor:
     """The diagonal curvature as seen in a fresh basis: (R o R)^T D along one dim, R = Q^T Q_fresh.
 
@@ -135,14 +145,17 @@ def keep_plain(fresh: Tensor, previous: Tensor) -> Tensor:
 
 def _square_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
     *batch, d, _ = shape
-    many = 1
-    for size in batch:
-        many *= size
-    return Cost(3.0 * many * d * d, 3.0 * itemsize * many * d * d)
+    return Cost(3.0 * prod(batch) * d * d, 3.0 * itemsize * prod(batch) * d * d)
 
 
 def _eigen_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
-    return Cost(9.0 * shape[-1] ** 3, 2.0 * itemsize * shape[-1] ** 2)
+    *batch, d, _ = shape
+    return Cost(9.0 * prod(batch) * d**3, 2.0 * itemsize * prod(batch) * d**2)
+
+
+def _values_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
+    *batch, d, _ = shape
+    return Cost(2.0 * prod(batch) * d**3, 3.0 * itemsize * prod(batch) * d * d)
 
 
 def _turn_cost(shape: Shape, itemsize: int = 4, *, dim: int) -> Cost:
@@ -168,6 +181,7 @@ tally_moment = Op("tally_moment", tally_moment_plain, _none)
 rejected_moment = Op("rejected_moment", rejected_moment_plain, _none)
 average_blocks = Op("average_blocks", average_blocks_plain, _square_cost)
 eigenbasis = Op("eigenbasis", eigenbasis_plain, _eigen_cost)
+eigenvalues = Op("eigenvalues", eigenvalues_plain, _values_cost)
 turn_curvature = Op("turn_curvature", turn_curvature_plain, _turn_cost)
 keep = Op("keep", keep_plain, _none)
 tally_rows = _of_rows("tally_rows", tally_rows_plain)

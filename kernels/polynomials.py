@@ -211,7 +211,7 @@ def PolarExpress(
         term = _centred(best(max(low, cushion * high), high), low, high)
         term = term if step == steps - 1 else _shrunk(term, safety)
         terms.append(term)
-        low = _value(term, low)
+        low = min(_value(term, low), 1.0)  # rounding may carry it past one
         high = 2 - low
     name = f"PolarExpress(steps={steps}, lower={lower:g}, safety={safety:g}, schatten={schatten})"
     return Polynomials(tuple(terms), schatten, safety, name)

@@ -24,10 +24,7 @@ def inverse_root_plain(
     finite, has no positive eigenvalue or cannot be decomposed, in float64 neither, the previous
     root stays.
     """
-    size = mean_eigenvalue(factor, 2)
-    usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    unit = torch.where(usable[..., None, None], factor / size[..., None, None], eye)
+    size, usable, unit = unit_factor(factor)
     values, basis = eigen(unit)
     floor = SMALLEST * torch.finfo(factor.dtype).eps * values[..., -1:]
     roots = (torch.maximum(values, floor) + damping) ** -power
@@ -35,6 +32,17 @@ def inverse_root_plain(
     out = (out + out.mT) / 2 * unit_scale(size, factor.shape[-1], power, trace_power)[..., None]
     usable = usable & out.isfinite().all((-2, -1))
     return torch.where(usable[..., None, None], out, previous)
+
+
+def unit_factor(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean eigenvalue, whether S has a root, and S / mean eigenvalue, or I where it has none.
+
+    (..., d, d) -> (...), (...), (..., d, d)
+    """
+    size = mean_eigenvalue(factor, 2)
+    usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return size, usable, torch.where(usable[..., None, None], factor / size[..., None, None], eye)
 
 
 def unit_scale(size: Tensor, d: int, power: float, trace_power: float) -> Tensor:
@@ -90,6 +98,11 @@ def _diagonal_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
     return Cost(0.0, 0.0)
 
 
-inverse_root = Op("inverse_root", inverse_root_plain, _cost)
+inverse_root = Op(
+    "inverse_root",
+    inverse_root_plain,
+    _cost,
+    fused_at="modula.kernels.coupled:inverse_root_coupled",
+)
 inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)
 rejected = Op("rejected", rejected_plain, _diagonal_cost)

@@ -6,15 +6,19 @@ from torch import Tensor
 LOST = 16  # bits of a float32 that a bfloat16 does not have
 
 
-def to_bfloat16_at_random(x: Tensor) -> Tensor:
+def to_bfloat16_at_random(x: Tensor, generator: torch.Generator) -> Tensor:
     """One of the two neighbours of x in bfloat16, the nearer one the more often: E = x.
 
     An average with beta above 1 - 2^-8 stands still if it is rounded to the nearest.  What
-    bfloat16 holds stays as it is.  Draws from torch's global generator.
+    bfloat16 holds stays as it is.
+
+    generator  that draws, on the device of x
     """
     single = x.float().contiguous()
     bits = single.view(torch.int32)
-    noise = torch.randint_like(bits, 1 << LOST)
+    noise = torch.randint(
+        1 << LOST, bits.shape, generator=generator, dtype=bits.dtype, device=bits.device
+    )
     # Magnitudes are cut, not rounded, after up to one unit in the last place was added to them.
     cut = ((bits + noise) >> LOST << LOST).view(torch.float32)
     return torch.where(single.isfinite(), cut, single).to(torch.bfloat16)

@@ -10,14 +10,17 @@ from modula.duality import (
     Batch,
     Clip,
     Declaration,
-    Setting,
     Sharp,
     ShortStep,
     Unit,
     derive,
     gap_of,
 )
-from modula.duality.rules import rule_name
+from modula.duality.decay import as_decay
+from modula.duality.plan import rule_of
+from modula.manifolds.isospectral import Isospectral
+from modula.norms.base import Norm
+from modula.norms.metric import First
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +34,16 @@ class Certification:
         gap = 1 - <m, D> / U,   U >= <m, T> for every tangent T of norm one   (weak duality)
 
     m is what the direction D is dual to (the momentum, as a rule), at the weight before the step.
+    Under a metric the norm is the one in the coordinates that D was found with: norm(C x).
     A look costs one dual norm in float64 for each weight without a manifold, 60 duality maps on
     a sphere, and up to 300 projections on the norm's ball elsewhere: for spectral norms as many
-    SVDs.  The steps in between cost nothing.  One line a look is logged at level INFO, and only
-    for it is the device waited for.  A weight under a metric is not certified, nor is one whose
-    norm has fewer dims than it: the line names their rules.
+    SVDs; a metric adds an inverse of each of its roots.  The steps in between cost nothing.  One
+    line a look is logged at level INFO, and only for it is the device waited for.  A gap near zero
+    may have either sign by the rounding of the state, 1e-6 in float32.
+
+    Not certified is what is the steepest direction in no norm: chains, which may even ascend,
+    directions that scalers, momenta or decays have turned, Within, posteriors, rotations.  Nor is
+    a weight of more dims than its norm measures.  The line names their rules, and why.
 
     every  steps from one look to the next
     worst  rule -> the largest gap so far, a number on the device
@@ -64,14 +72,13 @@ class Certification:
     def look(self, batch: Batch, declarations: Sequence[Declaration], names: Sequence[str]) -> None:
         """Certify what a batch proposes; declarations and names are those of its weights."""
         for place, query, direction in batch.proposed():
-            setting, weight = declarations[place].setting, batch.weights[place]
-            rule = rule_name(setting)
-            # A scaler turns a direction on purpose: it is no steepest one any more.
-            if is_certified(setting, weight) and not declarations[place].scalers:
-                gap = _gap(setting, weight, query, direction)
-                self._found.setdefault(rule, []).append((names[place], gap))
-            else:
-                self._passed_over.add(rule)
+            declaration, weight = declarations[place], batch.weights[place]
+            rule, reason = rule_of(declaration.setting), why_not(declaration, weight)
+            if reason:
+                self._passed_over.add(f"{rule} not certified ({reason})")
+                continue
+            gap = _gap(declaration, batch, place, query, direction)
+            self._found.setdefault(rule, []).append((names[place], gap))
 
     def end_step(self) -> None:
         """Keep the worst of what was found in this step, and log it."""
@@ -84,7 +91,7 @@ class Certification:
             self.worst[rule] = torch.maximum(largest, self.worst.get(rule, largest).to(device))
         if logger.isEnabledFor(logging.INFO):
             parts = [self._in_words(rule, int(place)) for rule, place in places.items()]
-            parts += [f"{rule} not certified" for rule in sorted(self._passed_over)]
+            parts += sorted(self._passed_over)
             logger.info("step %d, worst gaps: %s", self.steps, ", ".join(parts))
         self._found, self._passed_over = {}, set()
 
@@ -93,16 +100,40 @@ class Certification:
         return f"{rule} {float(gap):.1e} ({name})"
 
 
-def is_certified(setting: Setting, weight: Tensor) -> bool:
-    """Whether a weight's direction is of the kind that a certificate speaks of."""
-    steepest = setting.metric is None and isinstance(setting.potential, CERTIFIED)
-    return steepest and setting.norm.ndim == weight.ndim
+def why_not(declaration: Declaration, weight: Tensor) -> str:
+    """Why a weight's direction is none that a certificate speaks of; "" where it is one."""
+    setting, decay = declaration.setting, as_decay(declaration.weight_decay)
+    if isinstance(setting.metric, First):
+        return "a chain, no descent guarantee"
+    turning = [type(each).__name__ for each in declaration.scalers if each.turns]
+    if turning:
+        return f"turned by {', '.join(turning)}"
+    if not isinstance(setting.potential, CERTIFIED):
+        return str(setting.potential)
+    if isinstance(setting.manifold, Isospectral) and setting.manifold.rotations is not None:
+        return "in the coordinates of rotations"
+    if setting.norm.ndim != weight.ndim:
+        return f"{setting.norm} of {setting.norm.ndim} dims"
+    derived = derive(setting, weight.shape)
+    if setting.metric is not None and derived.measured is None:
+        return "the steepest in no norm"
+    if setting.momentum.behind() is not None:
+        return "averaged"
+    return "" if decay is None or decay.behind(derived) is derived else "decayed"
 
 
-def _gap(setting: Setting, weight: Tensor, query: Tensor, direction: Tensor) -> Tensor:
-    """The gap of the direction; at norm one, whatever length the potential gives it."""
-    d = derive(setting, weight.shape).scale * direction.double()
-    if isinstance(setting.potential, Sharp):
-        size = setting.norm(d)
+def _gap(
+    declaration: Declaration, batch: Batch, place: int, query: Tensor, direction: Tensor
+) -> Tensor:
+    """The gap of the direction; at norm one, whatever length the potential or a scaler gives."""
+    setting, weight = declaration.setting, batch.weights[place]
+    derived = derive(setting, weight.shape)
+    norm: Norm = setting.norm
+    if derived.measured is not None:
+        held = batch.held(place, derived.measured.reads)
+        norm = derived.measured.norm([each.double() for each in held])
+    d = derived.scale * direction.double()
+    if isinstance(setting.potential, Sharp) or declaration.scalers:
+        size = norm(d)
         d = torch.where(size > 0, d / size, 0.0)
-    return gap_of(setting.norm, setting.manifold, weight, query, d)
+    return gap_of(norm, setting.manifold, weight, query, d)

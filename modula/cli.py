@@ -64,6 +64,8 @@ TRAIN_HELP = """Train a byte-level GPT, without choosing a learning rate.
 
   modula train --compare automatic adamw@0.003 adamw@0.01
 
+  modula train --compare kl_shampoo@0.04 soap@0.02@momentum=0.9
+
   modula train --resume runs/book
 """
 
@@ -85,8 +87,12 @@ def train(
         float | None,
         option("Learning rate; if left out, the best for the default run, or the recipe's own."),
     ] = None,
+    options: Annotated[
+        str | None, option('Other options of the recipe: "momentum=0.9 every=5".')
+    ] = None,
     compare: Annotated[
-        list[str] | None, option("Run several optimizers: NAME or NAME@LR, with spaces or commas.")
+        list[str] | None,
+        option("Run several optimizers: NAME, NAME@LR or NAME@LR@OPTION=VALUE."),
     ] = None,
     width: Annotated[int | None, option("Of the network.", key="width")] = None,
     depth: Annotated[int | None, option("Blocks.", key="depth")] = None,

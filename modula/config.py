@@ -1,5 +1,6 @@
 """What a training run was asked to do, as a dataclass and as a TOML file."""
 
+import ast
 import json
 import tomllib
 from dataclasses import asdict, dataclass, fields
@@ -16,9 +17,15 @@ from modula.recipes import RECIPES
 
 SMALL_WIDTH = 256
 
-# The best of a factor-2 grid on the default run: benchmarks/results/no_learning_rate_200.md and
+# What a grid found best for the default run: benchmarks/results/no_learning_rate_200.md and
 # compare_metrics.md.
-TUNED = {"adamw": 0.016, "muon": 0.16, "modular": 0.2, "kl_shampoo": 0.04, "soap": 0.02}
+TUNED: dict[str, dict[str, Any]] = {
+    "adamw": {"lr": 0.016},
+    "muon": {"lr": 0.16},
+    "modular": {"lr": 0.2},
+    "kl_shampoo": {"lr": 0.04},
+    "soap": {"lr": 0.02, "momentum": 0.9},
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Config:
     optimizer         a name in modula.recipes.RECIPES
     lr                its learning rate, norm per step; None for the one that a grid found best for
                       the default run (TUNED), else the recipe's own
+    options           other options of the recipe: "momentum=0.9 every=5"; as lr where left out
     width, depth, heads, context     of the GPT; width is a multiple of 2 heads, context in bytes
     batch             windows a step
     steps             of training; the learning rate falls linearly to zero over them
@@ -43,6 +51,7 @@ class Config:
     data: str = ""
     optimizer: str = "automatic"
     lr: float | None = None
+    options: str = ""
     width: int = 128
     depth: int = 2
     heads: int = 4
@@ -82,6 +91,35 @@ class Config:
                 f"{self.optimizer} chooses its own learning rate: leave out lr = {self.lr} "
                 f"(in a comparison, write it behind those that take one: adamw@{self.lr})"
             )
+        parse_options(self.options)
+
+    def recipe_options(self) -> dict[str, Any]:
+        """All that the recipe is given: what was asked for, and else what a grid found best."""
+        given = parse_options(self.options) | ({} if self.lr is None else {"lr": self.lr})
+        taken = signature(RECIPES[self.optimizer]).parameters
+        terms = {"terms": self.batch * self.context} if "terms" in taken else {}
+        return TUNED.get(self.optimizer, {}) | terms | given
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """What "momentum=0.9 every=5" says.
+
+    Raises UserError where a word is not NAME=VALUE with a number, a tuple, True, False, None or
+    the name of a dtype.
+    """
+    found = {}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        if name == "lr":
+            raise UserError(f"{word} is no other option: the learning rate is given as lr")
+        dtype = getattr(torch, value, None)
+        try:
+            found[name] = dtype if isinstance(dtype, torch.dtype) else ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise UserError(
+                f"options are NAME=VALUE with a number for VALUE, like momentum=0.9; not {word!r}"
+            ) from None
+    return found
 
 
 def chooses_lr(optimizer: str) -> bool:

@@ -1,6 +1,7 @@
 """One folder, one run or several to compare: how it begins, goes on, and ends in pictures."""
 
 import json
+import re
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -17,16 +18,18 @@ from modula.metrics import Record, read_records
 from modula.recipes import RECIPES
 from modula.screen import show_sample, summary, watch
 from modula.storage import COMPARISON, METRICS, replace_file
-from modula.training import CONFIG, Run, read_config
+from modula.training import CONFIG, Run, build, read_config
 
 RUNS = Path("runs")
+
+BETWEEN_CONTENDERS = re.compile(r",(?![^(]*\))")  # not the commas of (0.9, 0.95)
 
 Configs = dict[str, Config]  # by name of the run; "" for a run that is the folder itself
 
 
 def contenders(base: dict[str, Any], words: list[str]) -> Configs:
-    """The runs of --compare: each word is NAME or NAME@LR, a few words may be joined by commas."""
-    names = [name for word in words for name in word.split(",") if name]
+    """The runs of --compare: each word is a contender, a few words may be joined by commas."""
+    names = [name for word in words for name in BETWEEN_CONTENDERS.split(word) if name]
     configs = {name: contender(base, name) for name in names} or {"": Config(**base)}
     return {name: settled(config) for name, config in configs.items()}
 
@@ -37,15 +40,24 @@ def settled(config: Config) -> Config:
 
 
 def contender(base: dict[str, Any], name: str) -> Config:
-    """The config of one run: `base` with another optimizer, and its learning rate if given."""
-    optimizer, at, lr = name.partition("@")
+    """The config of one run: `base` with NAME or NAME@LR, and more @OPTION=VALUE behind."""
+    optimizer, *parts = name.split("@")
     if optimizer not in RECIPES:
         raise UserError(f"unknown optimizer {optimizer!r}: {suggest(optimizer, RECIPES)}")
+    chosen: dict[str, Any] = {"optimizer": optimizer}
+    for part in parts:
+        if "=" in part:
+            chosen["options"] = f"{chosen.get('options', '')} {part}".strip()
+        else:
+            chosen["lr"] = _rate(part, name)
+    return Config(**{**base, **chosen})
+
+
+def _rate(word: str, name: str) -> float:
     try:
-        chosen = {"lr": float(lr)} if at else {}
+        return float(word)
     except ValueError:
-        raise UserError(f"{name!r} is not NAME@LR: {lr!r} is no number") from None
-    return Config(**{**base, "optimizer": optimizer, **chosen})
+        raise UserError(f"{name!r} is not NAME@LR: {word!r} is no number") from None
 
 
 def begin(out: Path | None, configs: Configs) -> Path:
@@ -56,6 +68,8 @@ def begin(out: Path | None, configs: Configs) -> Path:
             f"{folder} holds a run already: go on with it by --resume {folder}, "
             f"or choose another --out"
         )
+    for config in configs.values():
+        build(config, "cpu")  # what is refused is refused before there is a folder
     for name, config in configs.items():
         replace_file(folder / name / METRICS, b"")
         replace_file(folder / name / CONFIG, to_toml(config).encode())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from modula.automatic import Automatic
@@ -15,13 +17,11 @@ from modula.certification import Certification
 from modula.duality import (
     Average,
     Batch,
-    Clip,
     Decay,
     Declaration,
     Momentum,
     Plan,
     Potential,
-    ShortStep,
     Unit,
     batches,
     plan_of,
@@ -38,8 +38,10 @@ from modula.groups import (
     param_groups,
     point_of,
 )
+from modula.scaling import all_finite, scale_and_overflow_
 from modula.statistics import Statistics
 from modula.watch import Watch
+from modula.whole import LENGTH, Length, MeanSquare, Whole, length_rule
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +50,6 @@ _OWN = (
     *("length_rule", "maximize", "on_nonfinite", "skipped", "state_dtype"),
     *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
 )
-
-LengthRule = Automatic | Clip | ShortStep
 
 
 class NonFiniteGradient(ArithmeticError):
@@ -75,6 +75,7 @@ class SteepestDescent(torch.optim.Optimizer):
                   in `certificates`: see modula.certification for what it costs; None never looks
     state_dtype   torch.bfloat16 keeps weight-shaped state in half the memory, rounded at random;
                   None keeps it in float32, or in the dtype of the weight if that is finer
+    process_group the processes that average gradients, for metrics of a layer's data, see `watch`
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -95,6 +96,7 @@ class SteepestDescent(torch.optim.Optimizer):
         on_nonfinite: Literal["raise", "skip"] = "raise",
         certify_every: int | None = None,
         state_dtype: torch.dtype | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         if on_nonfinite not in ("raise", "skip"):
@@ -102,7 +104,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if state_dtype not in (None, torch.bfloat16):
             raise ValueError(f"state_dtype is torch.bfloat16 or None; got {state_dtype}")
         self.state_dtype = state_dtype
-        self.length_rule = _length_rule(lr, potential)
+        self.length_rule = length_rule(lr, potential)
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
@@ -123,7 +125,7 @@ class SteepestDescent(torch.optim.Optimizer):
         # Only now, when everything is derived: an error leaves every weight as it was.
         land_(self._landings)
         self._landings = None
-        self.watch(model)
+        self.watch(model, process_group)
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
@@ -194,13 +196,17 @@ class SteepestDescent(torch.optim.Optimizer):
 
     # --- what metrics ask of the network ---------------------------------------------------------
 
-    def watch(self, model: nn.Module) -> None:
+    def watch(self, model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
         """Collect from this model what the metrics read; a copy of an optimizer must be told.
+
+        process_group  processes that average gradients, so that statistics are averaged too; None
+                       for those of a DistributedDataParallel in the model.  Where several processes
+                       run and neither says which, `step` raises RuntimeError
 
         Raises ValueError for weights whose layer does not show what is asked of it.
         """
         wanted = {name: batch.program.statistics for name, batch in self._named()}
-        self._watch = Watch(model, wanted)
+        self._watch = Watch(model, wanted, process_group)
         self._expect()
 
     def asks_for(self, *statistics: str) -> bool:
@@ -213,6 +219,8 @@ class SteepestDescent(torch.optim.Optimizer):
 
         with optimizer.sampled():
             F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
+
+        Where a GradScaler scales the loss, it shall scale this one too.
         """
         with self._watched().sampled():
             yield
@@ -222,7 +230,9 @@ class SteepestDescent(torch.optim.Optimizer):
         """Forward and backward passes inside are at weights drawn from the metrics' posterior.
 
         Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
-        has one, so that a training loop may always use it.
+        has one, so that a training loop may always use it.  Several draws a step are averaged:
+        enter as often, with a loss that is divided by their number.  Processes may draw alike or
+        differently.
         """
         noises: dict[str, Tensor] = {}
         with torch.no_grad():
@@ -262,30 +272,48 @@ class SteepestDescent(torch.optim.Optimizer):
         }
         self._watch.expect(expected)
 
-    def _statistics(self) -> Statistics:
+    def _statistics(self, loss_scale: Tensor | float) -> Statistics:
         asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
-        return self._watched().take() if asks else {}
+        return self._watched().take(loss_scale) if asks else {}
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
+        return self._watch is not None and bool(self._watch.wanted)
 
     # --- the step -----------------------------------------------------------------------------
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and what metrics saw of the passes that made them."""
+        super().zero_grad(set_to_none)
+        if self._watch is not None:
+            self._watch.forget()
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, loss_scale: Tensor | float | None = None
+    ) -> Any:
         """One step; returns the closure's loss, if there is one.
 
-        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".
+        loss_scale  by which all losses since the last step were multiplied, those in `sampled` too;
+                    .grad is not, any more.  A GradScaler says it by itself, unless its `unscale_`
+                    was called before
+
+        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".  Raises
+        ValueError where a metric needs the loss_scale and nobody says it.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._seen = self._statistics()
-        if self._gradients_are_usable():
+        is_scaled = self._watch is not None and self._watch.is_scaled
+        scale, overflowed = scale_and_overflow_(self, loss_scale, is_scaled)
+        # What is maximized has a negative loss: of it, too, are the gradients times noise.
+        self._seen = self._statistics(-scale if self.maximize else scale)
+        if not overflowed and self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
-            if self.length_rule is None:
-                self._step_at_given_length()
-            else:
-                self._step_at_length_of(self.length_rule)
+            self._step_with(self._wholes())
             if self._certification is not None:
                 self._certification.end_step()
         self._expect()
@@ -302,25 +330,40 @@ class SteepestDescent(torch.optim.Optimizer):
         worst = {} if self._certification is None else self._certification.worst
         return {rule: float(gap) for rule, gap in worst.items()}
 
-    def _step_at_given_length(self) -> None:
-        for index, group in enumerate(self.param_groups):
-            for batch, positions in self._batches[index]:
-                self._propose(index, batch, positions)
-                batch.update(_scalar(group["lr"], batch), group)
-        self._last_lr = torch.as_tensor(self.param_groups[0]["lr"], dtype=torch.float64)
+    def _wholes(self) -> list[Whole]:
+        """The numbers of the whole network that its weights wait for; [] where they need not."""
+        found: list[Whole] = [] if self.length_rule is None else [Length(self.length_rule)]
+        if any(batch.asks_mean_square for _, batch, _ in self._each_batch()):
+            found.append(MeanSquare())
+        return found
 
-    def _step_at_length_of(self, rule: LengthRule) -> None:
-        total: Tensor | float = 0.0
-        for index, group in enumerate(self.param_groups):
-            for batch, positions in self._batches[index]:
+    def _each_batch(self) -> Iterator[tuple[int, Batch, list[int]]]:
+        """The index of its group, a batch, and the positions of its weights in the group."""
+        for index, compiled in enumerate(self._batches):
+            yield from ((index, *each) for each in compiled)
+
+    def _step_with(self, wholes: Sequence[Whole]) -> None:
+        """Propose and move: batch by batch, unless a number of all of them comes in between."""
+        numbers = self._propose_all(wholes) if wholes else {}
+        for index, batch, positions in self._each_batch():
+            if not wholes:
                 self._propose(index, batch, positions)
-                short = isinstance(rule, ShortStep)
-                total = (batch.frank_wolfe_gap(group) if short else batch.dual_norm()) + total
-        length = rule.length(torch.as_tensor(total))
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            for batch, _ in compiled:
-                batch.update(length * group["lr"], group)
-        self._last_lr = length * self.param_groups[0]["lr"]
+            group, device = self.param_groups[index], batch.weights[0].device
+            here = {name: number.to(device) for name, number in numbers.items()}
+            batch.update(_scalar(here.pop(LENGTH, 1.0) * group["lr"], batch), group, here)
+        length = numbers.get(LENGTH, 1.0) * self.param_groups[0]["lr"]
+        self._last_lr = torch.as_tensor(length, dtype=torch.float64)
+
+    def _propose_all(self, wholes: Sequence[Whole]) -> dict[str, Tensor]:
+        """Find every weight's direction, and the numbers of the whole network, by name."""
+        totals: dict[str, Tensor] = {}
+        for index, batch, positions in self._each_batch():
+            self._propose(index, batch, positions)
+            for whole in wholes:
+                part = whole.part(batch, self.param_groups[index])
+                total = totals.get(whole.name, torch.zeros_like(part))
+                totals[whole.name] = total + part.to(total.device)
+        return {whole.name: whole.value(totals[whole.name]) for whole in wholes}
 
     def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
         group = self.param_groups[index]
@@ -329,10 +372,21 @@ class SteepestDescent(torch.optim.Optimizer):
         gradients = [group["params"][i].grad for i in positions]
         if self.maximize:  # a region lets a weight go in one direction and not in the other
             gradients = [None if g is None else -g for g in gradients]
-        batch.propose(gradients, group, seen)
-        if self._certification is not None and self._certification.is_due:
-            declarations = [self._declarations[index][i] for i in positions]
-            self._certification.look(batch, declarations, names)
+        batch.propose(gradients, group, seen, self._look_at(index, batch, positions))
+
+    def _look_at(
+        self, index: int, batch: Batch, positions: Sequence[int]
+    ) -> Callable[[], None] | None:
+        """What certifies the directions of a batch, in the steps in which that is due."""
+        if self._certification is None or not self._certification.is_due:
+            return None
+        names = names_of(self.param_groups[index])
+        return partial(
+            self._certification.look,
+            batch,
+            [self._declarations[index][i] for i in positions],
+            [names[i] for i in positions],
+        )
 
     def _gradients_are_usable(self) -> bool:
         named = [
@@ -344,7 +398,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for name, gradient in named:
             if gradient.is_sparse:
                 raise ValueError(f"{name} has a sparse gradient; use Embedding(sparse=False)")
-        if not named or _all_finite([gradient for _, gradient in named]):
+        if not named or all_finite([gradient for _, gradient in named]):
             return True
         bad = [name for name, gradient in named if not gradient.isfinite().all()]
         if not bad:
@@ -413,14 +467,6 @@ class SteepestDescent(torch.optim.Optimizer):
                 self.state[weight][name].copy_(value)
 
 
-def _length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
-    """What measures the step by the dual norm of the whole network, if anything does."""
-    clip = potential if isinstance(potential, Clip | ShortStep) else None
-    if clip is not None and isinstance(lr, Automatic):
-        raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
-    return lr if isinstance(lr, Automatic) else clip
-
-
 def _scalar(lr: Any, batch: Batch) -> Tensor:
     weight = batch.weights[0]
     # float64, so that a rate is the same number for weights of every precision.
@@ -428,8 +474,3 @@ def _scalar(lr: Any, batch: Batch) -> Tensor:
     if isinstance(lr, Tensor):
         return lr.to(weight.device)
     return torch.full((), lr, dtype=dtype, device=weight.device)
-
-
-def _all_finite(gradients: Sequence[Tensor]) -> bool:
-    # A sum is finite unless an entry is not, or it overflows: cheap, and checked again if it fails.
-    return bool(torch.stack([g.sum().float() for g in gradients]).isfinite().all())

@@ -1,7 +1,6 @@
 """The training loop: a network, an optimizer, text, and a folder that remembers."""
 
 from collections.abc import Iterator
-from inspect import signature
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -13,12 +12,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from modula import checkpoint
 from modula.compounds import GPT
-from modula.config import TUNED, Config, find_device, read_toml, thread_count, to_toml
+from modula.config import Config, find_device, read_toml, thread_count, to_toml
 from modula.data import Text, even_windows, random_windows
 from modula.duality.program import SAMPLED
 from modula.errors import Diverged, UserError, refusals_in_words
 from modula.geometry import Geometry, geometries
 from modula.metrics import MetricsFile, Record
+from modula.optimizer import SteepestDescent
 from modula.recipes import RECIPES
 from modula.statistics import sampled_labels
 from modula.storage import METRICS, replace_file
@@ -49,9 +49,7 @@ class Run:
         self.device = find_device(config.device)
         torch.set_num_threads(thread_count(config))  # sums of another order are other sums
         torch.manual_seed(config.seed)
-        with refusals_in_words():
-            self.model = build_model(config).to(self.device)
-            self.optimizer = RECIPES[config.optimizer](self.model, **options_of(config))
+        self.model, self.optimizer = build(config, self.device)
         self.schedule = LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps))
         self.geometry = geometries(self.model)
         self.step, self.seconds = 0, 0.0
@@ -185,13 +183,13 @@ class Run:
         self.step, self.seconds = found.step, float(found.about["seconds"])
 
 
-def options_of(config: Config) -> dict[str, float]:
-    """The learning rate, and how many terms the mean loss has for recipes that ask."""
-    lr = TUNED.get(config.optimizer) if config.lr is None else config.lr
-    options: dict[str, float] = {} if lr is None else {"lr": lr}
-    if "terms" in signature(RECIPES[config.optimizer]).parameters:
-        options["terms"] = config.batch * config.context
-    return options
+def build(config: Config, device: torch.device | str) -> tuple[GPT, SteepestDescent]:
+    """The network of a config and its optimizer; UserError where one of them refuses."""
+    with refusals_in_words():
+        model = build_model(config).to(device)
+    asked = f"{config.optimizer} with {config.options}: " if config.options else ""
+    with refusals_in_words(asked):
+        return model, RECIPES[config.optimizer](model, **config.recipe_options())
 
 
 def build_model(config: Config) -> GPT:

@@ -6,14 +6,18 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from modula.duality.program import NOISE, SAMPLED, SAMPLED_GRADIENT
-from modula.statistics import Collector, Statistics, gradients_kept, perturbed
+from modula.duality.program import GRADIENT_TIMES_NOISE, SAMPLED, SAMPLED_GRADIENT
+from modula.scaling import all_finite
+from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
 
 logger = logging.getLogger(__name__)
 
-GIVEN = (SAMPLED_GRADIENT, NOISE)  # by passes that the training loop makes; hooks see the rest
+# What is only there after passes inside a context of the optimizer.
+CONTEXTS = {"sampled": SAMPLED, "perturbed": (GRADIENT_TIMES_NOISE,)}
 
 
 class Watch:
@@ -21,20 +25,29 @@ class Watch:
 
     model   the network that the weights belong to
     wanted  names of statistics by full name of the weight
+    group   the processes that average gradients; None for those of a DistributedDataParallel
+            in the model
     """
 
-    def __init__(self, model: nn.Module, wanted: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: Mapping[str, Sequence[str]],
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         self.wanted = {name: tuple(names) for name, names in wanted.items() if names}
+        self._expected: Mapping[str, Sequence[str]] = self.wanted
+        self._group = _group_of(model) if group is None else group
         self._weights = dict(model.named_parameters())
         self._model = model
         hooked = {
-            name: [each for each in names if each not in GIVEN]
+            name: [each for each in names if each != SAMPLED_GRADIENT]
             for name, names in self.wanted.items()
         }
         hooked = {name: names for name, names in hooked.items() if names}
         self._collector = Collector(model, hooked) if hooked else None
-        self._given: Statistics = {}
-        self._waits = self.asks_for(*SAMPLED)
+        self._sampled: dict[str, Tensor] = {}
+        self._waits = [context for context, names in CONTEXTS.items() if self.asks_for(*names)]
 
     def asks_for(self, *statistics: str) -> bool:
         """Whether any weight wants one of these statistics."""
@@ -42,27 +55,63 @@ class Watch:
 
     def expect(self, statistics: Mapping[str, Sequence[str]]) -> None:
         """Measure these until told otherwise, and no others."""
+        self._expected = statistics
         if self._collector:
             self._collector.expect(statistics)
 
-    def take(self) -> Statistics:
-        """All statistics by weight and name, and forget them."""
-        found = self._collector.take() if self._collector else {}
-        for name, statistics in self._given.items():
-            found[name] = {**found.get(name, {}), **statistics}
-        self._given = {}
+    @property
+    def is_scaled(self) -> bool:
+        """Whether any depends on a factor of the loss: those of what goes into a layer do not."""
+        wanted = (each for names in self.wanted.values() for each in names)
+        return any(each.removeprefix("sampled_") not in INPUTS for each in wanted)
+
+    def forget(self) -> None:
+        """What passes at the training loss showed so far; those at sampled labels stay."""
+        if self._collector:
+            self._collector.forget()
+
+    def take(self, loss_scale: Tensor | float = 1.0) -> Statistics:
+        """All statistics by weight and name, and forget them.
+
+        loss_scale  by which the losses of all passes were multiplied
+        """
+        found = self._collector.take(loss_scale=loss_scale) if self._collector else {}
+        for name, gradient in self._sampled.items():
+            found.setdefault(name, {})[SAMPLED_GRADIENT] = gradient / loss_scale
+        self._sampled = {}
+        self._share_(found)
+        _keep_finite_(found)
         if self._waits:
             self._warn(found)
         return found
 
-    def _warn(self, found: Statistics) -> None:
-        """Say once if the first step comes before any pass at sampled labels."""
-        self._waits = False
-        if not any(name in SAMPLED for statistics in found.values() for name in statistics):
-            logger.warning(
-                "a metric reads gradients at sampled labels and has none yet: until there is a "
-                "backward pass inside optimizer.sampled() it measures nothing"
+    def _share_(self, found: Statistics) -> None:
+        """Let all processes that average gradients have the same statistics."""
+        if not self.wanted or not dist.is_available() or not dist.is_initialized():
+            return
+        if self._group is None and dist.get_world_size() > 1:
+            raise RuntimeError(
+                f"statistics of {next(iter(self.wanted))} are of one of {dist.get_world_size()} "
+                "processes, whose weights would drift apart: give the optimizer the "
+                "DistributedDataParallel as its model, or process_group=..., the processes that "
+                "average gradients: torch.distributed.group.WORLD for all, "
+                "torch.distributed.new_group([rank], use_local_synchronization=True) for none but "
+                "this one"
             )
+        if self._group is not None:
+            share_(found, self._expected, self._group, next(iter(self._weights.values())).device)
+
+    def _warn(self, found: Statistics) -> None:
+        """Say once if the first step comes before any pass that a metric depends on."""
+        seen = {name for statistics in found.values() for name in statistics}
+        for context in self._waits:
+            if seen.isdisjoint(CONTEXTS[context]):
+                logger.warning(
+                    "a metric reads what backward passes inside optimizer.%s() show, and there "
+                    "was none yet: until there is one it measures nothing",
+                    context,
+                )
+        self._waits = []
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
@@ -70,19 +119,36 @@ class Watch:
         seen = self._collector.sampled() if self._collector else nullcontext()
         with gradients_kept(self._model), seen:
             yield
-            self._give(
-                SAMPLED_GRADIENT,
-                {n: w.grad for n, w in self._weights.items() if w.grad is not None},
-            )
+            for name, weight in self._weights.items():
+                if weight.grad is not None and SAMPLED_GRADIENT in self.wanted.get(name, ()):
+                    self._add(name, weight.grad)
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        """Passes of one step add up.  A view is part of a bucket, where others' will be."""
+        before = self._sampled.get(name)
+        if before is not None:
+            self._sampled[name] = before + gradient
+        else:
+            self._sampled[name] = gradient.clone() if gradient._is_view() else gradient
 
     @contextmanager
     def perturbed(self, noises: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside, each named weight is moved by its noise, which becomes its "noise"."""
-        with perturbed([self._weights[name] for name in noises], noises.values()):
+        """Inside, each named weight is moved by its noise, which gradients are multiplied with."""
+        seen = self._collector.perturbed(noises) if self._collector else nullcontext()
+        with perturbed([self._weights[name] for name in noises], noises.values()), seen:
             yield
-        self._give(NOISE, noises)
 
-    def _give(self, statistic: str, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            if statistic in self.wanted.get(name, ()):
-                self._given.setdefault(name, {})[statistic] = value
+
+def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
+    """The processes among which a DistributedDataParallel averages the gradients of the model."""
+    wrapped = (each for each in model.modules() if isinstance(each, DistributedDataParallel))
+    return next((each.process_group for each in wrapped), None)
+
+
+def _keep_finite_(found: Statistics) -> None:
+    """Gradients at sampled labels overflow where a GradScaler, which sees others, cannot tell."""
+    sampled = [each[SAMPLED_GRADIENT] for each in found.values() if SAMPLED_GRADIENT in each]
+    if sampled and not all_finite(sampled):
+        logger.warning("gradients at sampled labels are not finite: the metric leaves them out")
+        for statistics in found.values():
+            statistics.pop(SAMPLED_GRADIENT, None)

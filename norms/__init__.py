@@ -4,7 +4,7 @@ if __name__ != "modula.norms":
     raise ImportError("this folder is the package modula.norms; import it by that name")
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
-from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap
+from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap, Quadratic
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.from_dual import FromDual
 from modula.norms.inverse_free import SINGD, InverseFree
@@ -24,6 +24,7 @@ from modula.norms.layer import (
     Absolute,
     Balanced,
     Damping,
+    Exact,
     LayerEigenvalues,
     LayerMoments,
     Relative,
@@ -51,6 +52,7 @@ __all__ = [
     "Absolute",
     "Balanced",
     "Damping",
+    "Exact",
     "LayerEigenvalues",
     "LayerMoments",
     "Relative",
@@ -79,6 +81,7 @@ __all__ = [
     "LinearMap",
     "LinearChain",
     "InCoordinates",
+    "Quadratic",
     "KyFan",
     "KyFanDual",
     "L1",

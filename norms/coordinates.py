@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Blocks, Norm
+from modula.norms.numerics import flat, ratio, split_scale
 
 
 class LinearMap(ABC):
@@ -71,10 +72,14 @@ class Along(LinearMap):
         return along(x, self.matrix.mT, self.dim, self.ndim)
 
     def inverse(self, x: Tensor) -> Tensor:
-        return along(x, torch.linalg.inv(self.matrix), self.dim, self.ndim)
+        return along(x, self._inverted(), self.dim, self.ndim)
 
     def inverse_transpose(self, x: Tensor) -> Tensor:
-        return along(x, torch.linalg.inv(self.matrix).mT, self.dim, self.ndim)
+        return along(x, self._inverted().mT, self.dim, self.ndim)
+
+    def _inverted(self) -> Tensor:
+        # torch.linalg.inv would wait for the device, to see whether there is an inverse.
+        return torch.linalg.inv_ex(self.matrix).inverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,3 +209,38 @@ class InCoordinates(Norm):
     def duality_map(self, g: Tensor) -> Tensor:
         inner = self.norm.duality_map(self.coordinates.inverse_transpose(self.prepare(g)))
         return self.coordinates.inverse(inner).to(g.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class Quadratic(Norm):
+    """||x|| = sqrt(<x, H x>), for a symmetric positive definite map H of weights of ndim dims.
+
+        ||g||_* = sqrt(<g, H^-1 g>),    duality_map(g) = H^-1 g / ||g||_*
+
+    It is the Euclidean length in any coordinates C with C^T C = H.
+    Source: Boyd and Vandenberghe 2004, Convex Optimization, section 9.4.1.
+    """
+
+    form: LinearMap
+    ndim: int = 2
+
+    def __repr__(self) -> str:
+        return "a quadratic form"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        unit, top = split_scale(self.prepare(x), self.ndim)
+        return (top * self._root(unit, self.form.apply(unit))).to(x.dtype)
+
+    def dual(self, g: Tensor) -> Tensor:
+        unit, top = split_scale(self.prepare(g), self.ndim)
+        return (top * self._root(unit, self.form.inverse(unit))).to(g.dtype)
+
+    def duality_map(self, g: Tensor) -> Tensor:
+        unit, _ = split_scale(self.prepare(g), self.ndim)
+        steepest = self.form.inverse(unit)
+        length = self._root(unit, steepest)[(..., *(None,) * self.ndim)]
+        return ratio(steepest, length).to(g.dtype)
+
+    def _root(self, x: Tensor, y: Tensor) -> Tensor:
+        """sqrt(<x, y>); rounding may leave less than zero of a map that is nearly singular."""
+        return flat(x * y, self.ndim).sum(-1).clamp(min=0).sqrt()

@@ -13,7 +13,7 @@ from modula.norms.metric import Memory, Metric
 
 
 class Damping(ABC):
-    """How much of the identity is added to each factor of a Kronecker product."""
+    """How much of the identity is added to a Kronecker product, or to each of its factors."""
 
     @abstractmethod
     def amount(self, own: Tensor, sizes: Sequence[Tensor]) -> Tensor:
@@ -61,6 +61,23 @@ class Balanced(Damping):
         return share[(..., *(None,) * (own.ndim - share.ndim))].expand_as(own)
 
 
+@dataclass(frozen=True)
+class Exact(Damping):
+    """`value` added to the product itself, in the eigenvectors of its two factors.
+
+        (B x A + value I)^-p g = Q_B ((Q_B^T G Q_A) / (b_i a_j + value)^p) Q_A^T
+
+    with A = Q_A diag(a) Q_A^T and B = Q_B diag(b) Q_B^T.  A direction takes two products more
+    than with the roots of damped factors.
+    Source: George et al. 2018, arXiv:1806.03884, for the basis.
+    """
+
+    value: float = 1e-3
+
+    def amount(self, own: Tensor, sizes: Sequence[Tensor]) -> Tensor:
+        return torch.full_like(own, self.value)
+
+
 @dataclass(frozen=True, repr=False)
 class LayerMoments(Metric):
     """S = B x A for a layer y = W x: second moments of its inputs and of its output gradients.
@@ -73,7 +90,7 @@ class LayerMoments(Metric):
 
     inputs        statistic that A averages; "" leaves A out: A = I
     outputs       statistic that B averages; "" leaves B out, as FOOF and Newton-Muon do
-    damping       added to each factor before its root
+    damping       added to each factor before its root; Exact is added to their product
     every         steps between two computations of the inverse roots
     sample_every  steps between two looks at the statistics
     instant       whether the step uses a metric that has seen its own batch
@@ -120,7 +137,7 @@ class LayerEigenvalues(Metric):
     taken for an example of its own.  Where the basis turns, D turns along.
 
     inputs, outputs  names of the rows: (rows, n) and (rows, m), in the same order
-    damping          of D: exact, where KFAC's is of each factor; Balanced is Absolute here
+    damping          of D, the product itself: Absolute, Balanced and Exact are the same here
     max_dim          a wider side keeps its own basis
     every, sample_every, instant, inputs_first   as in LayerMoments
 

@@ -31,8 +31,9 @@ def ivon(
         w <- w - lr (first + prior) (m_hat + prior w) / (h + prior)
 
     g is taken at x ~ N(w, 1 / (ess (h + prior))): run forward and backward inside
-    `with optimizer.perturbed():`, as `modula train` does; without it h stays as it is.  The same
-    context draws networks for predictions.
+    `with optimizer.perturbed():`, as `modula train` does; without it h stays as it is.  Enter it
+    S times before a step, each with 1 / S of the loss, and f and g are means over S samples.  The
+    same context draws networks for predictions.
 
     ess    examples in the training set; the reference asks for it, and ours starts at 1e5
     prior  precision of the prior over ess, which is damping and weight decay at once

@@ -94,7 +94,8 @@ def kfac(
     sampled  A and B from passes at labels drawn from the network, the Fisher: make one now and
              then inside `optimizer.sampled()`, as `modula train` does every 10 steps; until then
              the metric is the identity.  False takes the training loss, the empirical Fisher.
-    damping  Balanced shares it out between A and B, Relative and Absolute do not
+    damping  Balanced shares it out between A and B, Relative and Absolute do not; Exact adds to
+             B x A itself, by its eigenvectors
 
     Source: Martens and Grosse 2015, arXiv:1503.05671; Eschenhagen et al. 2023, arXiv:2311.00636.
     """

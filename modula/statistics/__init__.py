@@ -4,7 +4,7 @@ A metric names the statistics that it reads; a `Collector` measures them while t
 """
 
 from modula.statistics.collector import Collector, Statistics
-from modula.statistics.exchange import average_
+from modula.statistics.exchange import share_
 from modula.statistics.fisher import (
     cross_entropy_gauss_newton_backward,
     gradients_kept,
@@ -12,15 +12,21 @@ from modula.statistics.fisher import (
     sampled_labels,
 )
 from modula.statistics.perturbed import perturbed
-from modula.statistics.running import INPUTS, MICROBATCH_GRADIENTS, OUTPUTS
+from modula.statistics.running import (
+    GRADIENT_TIMES_NOISE,
+    INPUTS,
+    MICROBATCH_GRADIENTS,
+    OUTPUTS,
+)
 
 __all__ = [
+    "GRADIENT_TIMES_NOISE",
     "INPUTS",
     "MICROBATCH_GRADIENTS",
     "OUTPUTS",
     "Collector",
     "Statistics",
-    "average_",
+    "share_",
     "cross_entropy_gauss_newton_backward",
     "gradients_kept",
     "mse_gauss_newton_backward",

@@ -13,9 +13,11 @@ from modula.statistics.microbatches import Microbatches
 from modula.statistics.observe import observe
 from modula.statistics.running import (
     FROM_LAYERS,
+    GRADIENT_TIMES_NOISE,
     INPUTS,
     KNOWN,
     MICROBATCH_GRADIENTS,
+    OF_WEIGHTS,
     OUTPUTS,
     SAMPLED,
     Running,
@@ -40,6 +42,8 @@ class Collector:
     that is trained,
 
         microbatch_gradients   g_1 ... g_M, of mean p.grad            (M, *shape)
+        gradient_times_noise   sum of g n over the passes inside      (*shape)
+                               `perturbed`, at the weight plus n
 
     What a backward pass reaches is counted, once: no forward pass without one, no checkpointed
     layer twice.  The uses of a shared weight add up.  A microbatch ends where the model is called
@@ -71,11 +75,17 @@ class Collector:
         ]
         self._expected: Mapping[str, Collection[str]] = self._wanted
         self._paused, self._pass = False, ""
-        self._forget()
+        self._running: dict[tuple[str, str], Running] = {}
+        self._microbatches = Microbatches()
+        self._noises: Mapping[str, Tensor] = {}
+        self._products: dict[str, Tensor] = {}
         self._handles = [self._watch(name, owner) for name, owner in layers]
-        grouped = [name for name, names in self._wanted.items() if MICROBATCH_GRADIENTS in names]
-        self._handles += [self._receive(name, weights[name]) for name in grouped]
-        if grouped:
+        self._handles += [
+            self._receive(name, weights[name])
+            for name, names in self._wanted.items()
+            if not {*OF_WEIGHTS}.isdisjoint(names)
+        ]
+        if any(MICROBATCH_GRADIENTS in names for names in self._wanted.values()):
             self._handles.append(self._divide(model))
 
     def take(self, terms: int | None = None, loss_scale: Tensor | float = 1.0) -> Statistics:
@@ -97,8 +107,15 @@ class Collector:
                 taken[name][statistic] = running.value(count / loss_scale, count)
         for name, gradients in self._microbatches.values(loss_scale).items():
             taken[name][MICROBATCH_GRADIENTS] = gradients
-        self._forget()
+        for name, product in self._products.items():
+            taken[name][GRADIENT_TIMES_NOISE] = product / loss_scale
+        self._running, self._microbatches, self._products = {}, Microbatches(), {}
         return {name: statistics for name, statistics in taken.items() if statistics}
+
+    def forget(self) -> None:
+        """All that was seen outside `sampled`, such as in a step that is left out."""
+        kept = {key: each for key, each in self._running.items() if key[1].startswith(SAMPLED)}
+        self._running, self._microbatches, self._products = kept, Microbatches(), {}
 
     def expect(self, statistics: Mapping[str, Collection[str]]) -> None:
         """Measure only these of the wanted ones from now on; a metric need not look every step."""
@@ -125,15 +142,20 @@ class Collector:
         finally:
             self._pass = before
 
+    @contextmanager
+    def perturbed(self, noises: Mapping[str, Tensor]) -> Iterator[None]:
+        """Backward passes inside are at weights that are moved by these noises."""
+        before, self._noises = self._noises, noises
+        try:
+            yield
+        finally:
+            self._noises = before
+
     def remove(self) -> None:
         """Leave the model as it was found."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-    def _forget(self) -> None:
-        self._running: dict[tuple[str, str], Running] = {}
-        self._microbatches = Microbatches()
 
     def _watch(self, name: str, owner: Owner) -> RemovableHandle:
         @torch.no_grad()
@@ -150,11 +172,24 @@ class Collector:
         return observe(owner.layer, see, reads_inputs)
 
     def _receive(self, name: str, weight: nn.Parameter) -> RemovableHandle:
+        """What a pass sends to a weight: of this process alone, before others' is averaged in."""
+        wanted = self._wanted[name]
+
+        @torch.no_grad()
         def receive(gradient: Tensor) -> None:
-            if not (self._paused or self._pass):
+            if self._paused or self._pass:
+                return
+            if MICROBATCH_GRADIENTS in wanted:
                 self._microbatches.add_(name, gradient)
+            if GRADIENT_TIMES_NOISE in wanted and name in self._noises:
+                self._multiply(name, gradient)
 
         return weight.register_hook(receive)
+
+    def _multiply(self, name: str, gradient: Tensor) -> None:
+        x = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        product, before = x * self._noises[name], self._products.get(name)
+        self._products[name] = product if before is None else before.add_(product)
 
     def _divide(self, model: nn.Module) -> RemovableHandle:
         """A microbatch begins where the model is called, unless a checkpoint repeats the call."""
@@ -190,9 +225,9 @@ def _checked(name: str, wanted: Collection[str], weights: dict[str, nn.Parameter
             raise ValueError(
                 f"no statistic of {name} is called {statistic!r}: {suggest(statistic, KNOWN)}"
             )
-    if MICROBATCH_GRADIENTS in wanted and not weights[name].requires_grad:
+    if not {*OF_WEIGHTS}.isdisjoint(wanted) and not weights[name].requires_grad:
         raise ValueError(
-            f"{name} is frozen, so no microbatch has a gradient for it: ask for those of weights "
-            "that are trained"
+            f"{name} is frozen, so no pass has a gradient for it: ask for those of weights that "
+            "are trained"
         )
     return sorted(wanted)

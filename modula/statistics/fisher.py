@@ -72,14 +72,24 @@ def mse_gauss_newton_backward(outputs: Tensor, share: float = 1.0) -> int:
 @contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[None]:
     """Extra backward passes inside leave every p.grad as it was, whatever happens."""
-    before = [(weight, weight.grad) for weight in model.parameters()]
+    before = [(weight, weight.grad, _copy_of_view(weight.grad)) for weight in model.parameters()]
     try:
-        for weight, _ in before:
+        for weight, _, _ in before:
             weight.grad = None
         yield
     finally:
-        for weight, gradient in before:
+        for weight, gradient, copy in before:
+            if gradient is not None and copy is not None:
+                gradient.detach().copy_(copy)
             weight.grad = gradient
+
+
+def _copy_of_view(gradient: Tensor | None) -> Tensor | None:
+    """The values of a gradient that is part of a bucket, where the next backward pass writes.
+
+    DistributedDataParallel(gradient_as_bucket_view=True) makes such gradients.
+    """
+    return gradient.clone() if gradient is not None and gradient._is_view() else None
 
 
 def _backward(outputs: Tensor, dim: int, columns: Iterable[Tensor], share: float) -> int:

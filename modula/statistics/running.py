@@ -102,9 +102,11 @@ OUTPUTS = {  # of e = terms * dL/dy, what comes back to its output
     "reduced_output_moment": Statistic(sum_positions, Moment),
     "reduced_output_gradients": Statistic(sum_positions, Rows),
 }
-MICROBATCH_GRADIENTS = "microbatch_gradients"  # of the weight itself: any weight has it
+MICROBATCH_GRADIENTS = "microbatch_gradients"
+GRADIENT_TIMES_NOISE = "gradient_times_noise"
+OF_WEIGHTS = (MICROBATCH_GRADIENTS, GRADIENT_TIMES_NOISE)  # of the weight itself: any has them
 SAMPLED = "sampled_"  # before a name: of the passes at sampled labels, and of no other
 FROM_LAYERS = {**INPUTS, **OUTPUTS}
-KNOWN = (*FROM_LAYERS, *(SAMPLED + name for name in FROM_LAYERS), MICROBATCH_GRADIENTS)
+KNOWN = (*FROM_LAYERS, *(SAMPLED + name for name in FROM_LAYERS), *OF_WEIGHTS)
 _ROWS = [name for name, kind in FROM_LAYERS.items() if kind.running is Rows]
 ROWS = [before + name for before in ("", SAMPLED) for name in _ROWS]

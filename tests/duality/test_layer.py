@@ -11,13 +11,14 @@ from torch.testing import assert_close
 from modula.duality import Batch, Declaration, Setting, Sharp, Unit, program_of
 from modula.duality.coordinates import describe
 from modula.duality.explain import known_as
-from modula.duality.layer import Matrix
+from modula.duality.layer_matrix import Matrix
 from modula.kernels.polar import exact_polar, polar
 from modula.norms import (
     L2,
     Absolute,
     Balanced,
     Damping,
+    Exact,
     LayerEigenvalues,
     LayerMoments,
     Memory,
@@ -122,6 +123,49 @@ def test_kfac_is_the_solve_of_both_damped_factors(damping: Damping, power: float
     g, a, b = draw(3, 5), moment(5), 0.01 * moment(3, seed=1)
     direction = once(metric, g, input_moment=a, output_moment=b)
     assert_close(direction, solved(metric, g, a, b, power))
+
+
+def dense(g: Tensor, a: Tensor, b: Tensor, value: float, power: float) -> Tensor:
+    """(B x A + value I)^-power g, by the matrix itself."""
+    product = torch.kron(b, a)
+    values, basis = torch.linalg.eigh(product + value * torch.eye(len(product), dtype=DTYPE))
+    return (basis @ (values**-power * (basis.mT @ g.flatten()))).reshape(g.shape)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+@pytest.mark.parametrize("ranks", [(5, 3), (2, 1)], ids=["full", "deficient"])
+def test_exact_damping_is_that_of_the_whole_matrix(power: float, ranks: tuple[int, int]) -> None:
+    metric = LayerMoments(every=1, damping=Exact(0.1), power=power)
+    g, x, e = draw(3, 5), draw(ranks[0], 5), draw(ranks[1], 3, seed=1)
+    a, b = x.mT @ x, 0.3 * e.mT @ e
+    direction = once(metric, g, input_moment=a, output_moment=b)
+    assert_close(direction, dense(g, a, b, 0.1, power))
+    if power == 1.0:
+        kronecker = torch.kron(b, a) + 0.1 * torch.eye(15, dtype=DTYPE)
+        assert_close(direction.flatten(), torch.linalg.solve(kronecker, g.flatten()))
+
+
+def test_exact_damping_sees_blocks_convolutions_and_averages() -> None:
+    g, memory = draw(4, 6, 2, 1), Memory(0.9)
+    metric = LayerMoments(every=1, damping=Exact(0.2), memory=memory, max_dim=4)
+    runner, matrix = Runner(metric, tuple(g.shape)), g.flatten(1)
+    moments = [(moment(12, seed=i), moment(4, seed=9 + i)) for i in (0, 1)]
+    for a, b in moments:
+        direction = runner.step(g, input_moment=a, output_moment=b).flatten(1)
+    a, b = (0.9 / 1.9 * old + 1 / 1.9 * new for old, new in zip(*moments, strict=True))
+    for cut in (slice(i, i + 4) for i in (0, 4, 8)):
+        assert_close(direction[:, cut], dense(matrix[:, cut], a[cut, cut], b, 0.2, 1.0))
+
+
+def test_of_one_factor_or_of_eigenvalues_exact_damping_is_absolute() -> None:
+    for kind in (LayerMoments(outputs="", every=1), LayerEigenvalues(every=1)):
+        rows = {"layer_inputs": draw(7, 5), "output_gradients": draw(7, 3, seed=1)}
+        seen = {"input_moment": moment(5), **rows}
+        directions = [
+            once(replace(kind, damping=damping), draw(3, 5), **seen)
+            for damping in (Exact(0.3), Absolute(0.3))
+        ]
+        assert_close(*directions)
 
 
 def test_balanced_damping_of_one_factor_is_absolute() -> None:
@@ -234,9 +278,10 @@ def test_the_sandwich_has_its_dual_norm_and_the_one_sided_chain_descends(exact: 
         assert (g * once(First(INPUTS), g, Spectral(), input_moment=a)).sum() > 0
 
 
+@pytest.mark.parametrize("damping", [NONE, Exact()], ids=str)
 @pytest.mark.parametrize("bad", ["nan", "inf", "negative"])
-def test_a_bad_statistic_changes_nothing_and_is_counted(bad: str) -> None:
-    runner = Runner(BOTH, (3, 4))
+def test_a_bad_statistic_changes_nothing_and_is_counted(bad: str, damping: Damping) -> None:
+    runner = Runner(replace(BOTH, damping=damping), (3, 4))
     g = draw(3, 4)
     good = {"input_moment": moment(4), "output_moment": moment(3)}
     usual = runner.step(g, **good)
@@ -250,7 +295,11 @@ def test_a_bad_statistic_changes_nothing_and_is_counted(bad: str) -> None:
     assert_close(runner.step(g, **good), usual)
 
 
-@pytest.mark.parametrize("metric", [BOTH, LayerEigenvalues(every=1)], ids=["kfac", "ekfac"])
+@pytest.mark.parametrize(
+    "metric",
+    [BOTH, LayerEigenvalues(every=1), LayerMoments(damping=Exact())],
+    ids=["kfac", "ekfac", "exact"],
+)
 def test_without_statistics_the_metric_is_the_identity(metric: Metric) -> None:
     runner = Runner(metric, (3, 4))
     for seed in range(3):
@@ -341,7 +390,15 @@ def test_weights_of_one_batch_may_have_different_numbers_of_rows() -> None:
         assert_close(-weight, once(metric, g, **own))
 
 
-@pytest.mark.parametrize("metric", [LayerEigenvalues(every=4), LayerMoments(every=4)], ids=str)
+@pytest.mark.parametrize(
+    "metric",
+    [
+        LayerEigenvalues(every=4),
+        LayerMoments(every=4),
+        LayerMoments(every=4, damping=Exact(), instant=False),
+    ],
+    ids=str,
+)
 def test_the_plain_program_agrees(metric: Metric) -> None:
     runner = Runner(metric, (3, 4))
     tensors = {name: runner.state(name).clone() for name in runner.program.state}

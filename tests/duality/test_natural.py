@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from metrics import DTYPE, Runner, draw, program
 from modula.duality import (
+    Average,
     Batch,
     NoMomentum,
     Program,
@@ -329,6 +330,27 @@ def test_long_silence_and_a_silent_start_do_no_harm(metric: Metric) -> None:
     for _ in range(400):
         assert torch.equal(runner.step(silent), silent)
     assert runner.step(draw(*shape, seed=50)).norm() < 3 * max(usual)
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high"),
+    [(Diagonal(), 0.98, 1.02), (Kronecker(every=1), 0.9, 1.0), (Eigenbasis(), 0.9, 1.0)],
+    ids=str,
+)
+def test_whitened_independent_gradients_have_the_size_one(
+    metric: Metric, low: float, high: float
+) -> None:
+    """O38: an RMS of 1, less by what a gradient is in its own metric; sqrt(0.1 / 1.9) averaged."""
+    rows, columns = draw(8, 8, seed=1), draw(12, 12, seed=2)
+    found = []
+    for momentum in (NoMomentum(), Average(0.9)):
+        runner, squares = Runner(metric, (8, 12), momentum=momentum), []
+        for seed in range(250):
+            direction = runner.step(rows @ draw(8, 12, seed=seed) @ columns)
+            squares.append(direction.square().mean())
+        found.append(torch.stack(squares[100:]).mean().sqrt())
+    assert low < found[0] < high
+    assert found[1] == pytest.approx((0.1 / 1.9) ** 0.5, abs=0.02)  # 0.229
 
 
 def test_the_kl_fit_needs_enough_samples() -> None:

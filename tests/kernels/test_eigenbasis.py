@@ -1,5 +1,8 @@
 """Bases that follow a factor, and second moments that follow the bases."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,8 @@ from modula.kernels.polar import exact_polar
 from strategies import seeds
 
 DTYPE = torch.float64
+Twin = Callable[..., Tensor]
+TWINS = pytest.mark.parametrize("twin", [next_basis.plain, next_basis.fused])
 OLD, YOUNG = torch.tensor([50.0]), torch.tensor([1.0])
 
 
@@ -27,20 +32,25 @@ def basis(n: int, seed: int) -> Tensor:
     return torch.linalg.qr(draw(n, n, seed=seed))[0]
 
 
-def renewed(s: Tensor, q: Tensor, step: Tensor = OLD, tolerance: float = 0.0) -> Tensor:
-    return next_basis(s[None], q[None], step, young=10, tolerance=tolerance)[0]
+def renewed(
+    s: Tensor, q: Tensor, step: Tensor = OLD, tolerance: float = 0.0, twin: Twin = next_basis.plain
+) -> Tensor:
+    return twin(s[None], q[None], step, young=10, tolerance=tolerance)[0]
 
 
-def test_at_first_it_is_the_eigenbasis_and_later_it_comes_nearer() -> None:
+@TWINS
+def test_at_first_it_is_the_eigenbasis_and_later_it_comes_nearer(twin: Twin) -> None:
     s, q = factor(6), basis(6, 5)
-    found = renewed(s, q, YOUNG)
+    found = renewed(s, q, YOUNG, twin=twin)
     assert off_diagonal(found.mT @ s @ found) < 1e-12
     ratios = [float(off_diagonal(q.mT @ s @ q))]
     for _ in range(60):
-        q = renewed(s, q)
+        q = renewed(s, q, twin=twin)
         ratios.append(float(off_diagonal(q.mT @ s @ q)))
         assert_close(q.mT @ q, torch.eye(6, dtype=DTYPE))
     assert ratios[-1] < 1e-8 < ratios[0]
+    shares = (q.mT @ s @ q).diagonal()
+    assert (shares.diff() < 0).all()
 
 
 def test_a_polar_factor_would_not_move_the_basis() -> None:
@@ -50,22 +60,24 @@ def test_a_polar_factor_would_not_move_the_basis() -> None:
     assert (renewed(s, q) - q).abs().max() > 0.1
 
 
-def test_bases_stay_where_nothing_can_be_said_or_nothing_has_to() -> None:
+@TWINS
+def test_bases_stay_where_nothing_can_be_said_or_nothing_has_to(twin: Twin) -> None:
     s, q = factor(4), basis(4, 2)
     for bad in (0 * s, s * float("nan"), s * float("inf")):
         for step in (OLD, YOUNG):
-            assert torch.equal(renewed(bad, q, step), q)
+            assert torch.equal(renewed(bad, q, step, twin=twin), q)
     ratio = float(off_diagonal(q.mT @ s @ q))
-    assert torch.equal(renewed(s, q, tolerance=1.01 * ratio), q)
-    assert not torch.equal(renewed(s, q, tolerance=0.99 * ratio), q)
+    assert torch.equal(renewed(s, q, tolerance=1.01 * ratio, twin=twin), q)
+    assert not torch.equal(renewed(s, q, tolerance=0.99 * ratio, twin=twin), q)
 
 
-def test_young_and_old_weights_share_a_batch() -> None:
+@TWINS
+def test_young_and_old_weights_share_a_batch(twin: Twin) -> None:
     stack = torch.stack([factor(5, 1), factor(5, 2)])
     bases = torch.stack([basis(5, 3), basis(5, 4)])
-    found = next_basis(stack, bases, torch.tensor([3.0, 50.0]), young=10, tolerance=0.0)
+    found = twin(stack, bases, torch.tensor([3.0, 50.0]), young=10, tolerance=0.0)
     for k, step in enumerate((YOUNG, OLD)):
-        assert_close(found[k], renewed(stack[k], bases[k], step))
+        assert_close(found[k], renewed(stack[k], bases[k], step, twin=twin))
 
 
 def test_in_the_eigenbasis_a_root_is_the_inverse_root() -> None:

@@ -88,6 +88,12 @@ def test_published_list_without_safety() -> None:
     assert_close(PolarExpress(8, lower=1e-3).terms, PUBLISHED, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("lower", [5e-4, 1e-3, 0.1])
+def test_more_steps_than_needed_stay_at_one(lower: float) -> None:
+    values = PolarExpress(14, lower=lower, cushion=0.0)(grid(lower))
+    assert_close(values, torch.ones_like(values), rtol=0, atol=1e-14)
+
+
 def test_published_list_with_safety_in_the_recursion() -> None:
     terms = PolarExpress(5, lower=1e-3, cushion=0.02, safety=1.02).terms
     assert_close(terms[0], (8.156555, -22.483293, 15.878770), rtol=0, atol=1e-5)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import modula.norms
 from modula.norms.base import NoClosedForm, Norm
-from modula.norms.coordinates import Elementwise, InCoordinates
+from modula.norms.coordinates import Elementwise, InCoordinates, Quadratic
 from modula.norms.from_dual import FromDual
 from modula.norms.operator import Columns, RMSToRMS, Rows, Spectral
 from modula.norms.schatten import Nuclear
@@ -72,6 +72,7 @@ NORMS: dict[Norm, st.SearchStrategy[Tensor]] = {
     KyFanDual(2): matrices().map(two_by_two),
     FromDual(ellipsoid): matrices(),
     InCoordinates(Frobenius(), Elementwise(torch.tensor(0.3, dtype=torch.float64))): matrices(),
+    Quadratic(Elementwise(torch.tensor(0.3, dtype=torch.float64))): matrices(),
     Rows(RMS()): matrices(),
     Rows(RMSDual()): matrices(),
     Rows(L1()): matrices(),
@@ -90,7 +91,7 @@ SMOOTH_SHAPES = {0: (), 1: (5,), 2: (4, 3), 3: (4, 3, 1), 4: (4, 3, 1, 3)}
 
 projectable = pytest.mark.parametrize(
     "norm",
-    [norm for norm in NORMS if not isinstance(norm, FromDual | InCoordinates)],
+    [norm for norm in NORMS if not isinstance(norm, FromDual | InCoordinates | Quadratic)],
     ids=lambda norm: f"{norm}-{norm.ndim}",
 )
 each_norm = pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm}-{norm.ndim}")
@@ -413,7 +414,7 @@ def test_wrong_tensors_are_refused_by_name(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize(
-    "norm", [norm for norm in NORMS if not isinstance(norm, InCoordinates)], ids=str
+    "norm", [norm for norm in NORMS if not isinstance(norm, InCoordinates | Quadratic)], ids=str
 )  # which holds tensors
 def test_norms_are_values(norm: Norm) -> None:
     assert norm.over(norm.ndim) == norm

@@ -49,7 +49,7 @@ from modula.norms import (
     Schatten,
     Spectral,
 )
-from modula.norms.coordinates import Elementwise, InCoordinates
+from modula.norms.coordinates import Elementwise, InCoordinates, Quadratic
 from strategies import seeds
 
 
@@ -83,6 +83,7 @@ PATIENT: list[Norm] = [
     KyFanDual(2),
     FromDual(nuclear_and_more),
     InCoordinates(Max(2), Elementwise(torch.tensor(0.3, dtype=torch.float64))),
+    Quadratic(Elementwise(torch.tensor(0.3, dtype=torch.float64))),
 ]
 QUICK: list[Manifold] = [Euclidean(), Sphere(ndim=2), SpectralSphere(2.0)]
 MANIFOLDS: list[Manifold] = [

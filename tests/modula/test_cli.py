@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from modula import bench, cli, report, screen
 from modula.cli import app
 from modula.metrics import Record, read_records
 from modula.recipes import RECIPES
+from modula.training import read_config
 
 SIZES = "--width 16 --depth 1 --heads 2 --context 16 --batch 4 --device cpu".split()
 DRAW_CURVES = report.draw_curves
@@ -94,6 +96,17 @@ def test_a_comparison_takes_learning_rates_and_goes_on() -> None:
     assert [read_records(p) for p in sorted(Path("out").glob("*/metrics.jsonl"))] == before
 
 
+def test_contenders_take_options_of_their_recipe() -> None:
+    words = ["soap@0.02@momentum=0.5@state_dtype=bfloat16", "adamw@betas=(0.8,0.9),adamw"]
+    assert train("--out", "out", "--compare", *words, "--steps", "1").exit_code == 0
+    soap, adamw = (read_config(Path("out") / name) for name in (words[0], "adamw@betas=(0.8,0.9)"))
+    assert (soap.lr, soap.options) == (0.02, "momentum=0.5 state_dtype=bfloat16")
+    assert soap.recipe_options() == {"lr": 0.02, "momentum": 0.5, "state_dtype": torch.bfloat16}
+    assert adamw.recipe_options() == {"lr": 0.016, "betas": (0.8, 0.9)}
+    plan = Path(f"out/{words[0]}/plan.html").read_text(encoding="utf-8")
+    assert "beta=0.5" in plan
+
+
 def test_a_rival_that_diverges_does_not_stop_the_others() -> None:
     result = train("--out", "out", "--compare", "sgd@1e30", "adamw", "--steps", "4")
     assert result.exit_code == 0, result.output
@@ -127,6 +140,9 @@ def test_the_newest_run_is_resumed_by_default() -> None:
         (["--optimizer", "adamww"], "did you mean adamw"),
         (["--compare", "muon", "lyon"], "unknown optimizer 'lyon': did you mean lion"),
         (["--compare", "muon@fast"], "'fast' is no number"),
+        (["--options", "momentum=much"], "NAME=VALUE with a number for VALUE"),
+        (["--options", "lr=1"], "the learning rate is given as lr"),
+        (["--optimizer", "muon", "--options", "moment=1"], "muon with moment=1: "),
         (["--lr", "0.1"], "automatic chooses its own learning rate"),
         (["--heads", "3"], "3 heads do not divide"),
         (["--steps", "0"], "steps must be at least 1"),

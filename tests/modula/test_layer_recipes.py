@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import modula
 from modula import SteepestDescent
-from modula.norms import Absolute, LayerMoments, Relative
+from modula.norms import Absolute, Damping, Exact, LayerMoments, Relative
 from modula.recipes import RECIPES
 from modula.statistics import (
     cross_entropy_gauss_newton_backward,
@@ -57,10 +57,11 @@ def test_one_step_of_foof_solves_least_squares() -> None:
     assert_close(net.weight.detach().mT, torch.linalg.lstsq(x, y).solution)
 
 
-def test_one_step_of_kfac_with_the_exact_gauss_newton_does_too() -> None:
+@pytest.mark.parametrize("damping", [Absolute(0), Exact(0)], ids=str)
+def test_one_step_of_kfac_with_the_exact_gauss_newton_does_too(damping: Damping) -> None:
     x, y = draw(40, 5), draw(40, 3, seed=1)
     net = nn.Linear(5, 3, bias=False).double()
-    optimizer = modula.recipes.kfac(net, 1.0, momentum=0, damping=Absolute(0))
+    optimizer = modula.recipes.kfac(net, 1.0, momentum=0, damping=damping)
     F.mse_loss(net(x), y).backward()
     with optimizer.sampled():
         mse_gauss_newton_backward(net(x))
@@ -142,6 +143,23 @@ def test_accumulated_gradients_make_the_step_of_the_whole_batch(name: str) -> No
         found.append([weight.detach() for weight in net.parameters()])
     for a, b in zip(*found, strict=True):
         assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "sophia"])
+def test_passes_at_sampled_labels_accumulate_too(name: str) -> None:
+    found = []
+    for parts in (1, 4):
+        net = network()
+        optimizer = RECIPES[name](net, 0.01)
+        x, y = draw(16, 6), draw(16, 3, seed=9).argmax(-1)
+        for chunk in torch.arange(16).chunk(parts):
+            (F.cross_entropy(net(x[chunk]), y[chunk]) / parts).backward()
+            with optimizer.sampled():
+                (F.cross_entropy(net(x[chunk]), torch.ones_like(y[chunk])) / parts).backward()
+        optimizer.step()
+        found.append([weight.detach() for weight in net.parameters()])
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -252,7 +270,7 @@ def test_without_a_pass_at_sampled_labels_it_says_so_once(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         train(net, optimizer, range(1, 4), every=5)
         train(net, modula.recipes.sophia(net), range(2))
-    assert caplog.text.count("until there is a backward pass inside optimizer.sampled()") == 1
+    assert caplog.text.count("passes inside optimizer.sampled() show") == 1
 
 
 class Sophia:

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.norms import L1, Frobenius, InCoordinates, LinearChain, LinearMap, Max, Norm, Spectral
+from modula.norms import (
+    L1,
+    Frobenius,
+    InCoordinates,
+    LinearChain,
+    LinearMap,
+    Max,
+    Norm,
+    Quadratic,
+    Spectral,
+)
 from modula.norms.base import Blocks
 from modula.norms.coordinates import Along, Elementwise, Inverse, OnBlocks, Rotation, along
 from modula.norms.vector import L2
@@ -83,6 +93,18 @@ def test_a_norm_in_coordinates_has_its_dual_and_its_duality_map(norm: Norm, seed
         assert_close(measured(steepest), one, rtol=1e-6, atol=0)
         assert_close((g * steepest).sum(), measured.dual(g), rtol=1e-6, atol=1e-9)
         assert (g * other).sum() <= measured.dual(g) * measured(other) * (1 + 1e-9)
+
+
+@given(seed=seeds())
+def test_a_quadratic_form_is_the_euclidean_length_in_its_roots_coordinates(seed: int) -> None:
+    seed = seed % 2**30
+    rows, columns = (x @ x.mT for x in (invertible(6, seed), invertible(4, seed + 1)))
+    form = LinearChain((Along(rows, -2), Along(columns, -1)))
+    roots = LinearChain((Along(_power(rows, 0.5), -2), Along(_power(columns, 0.5), -1)))
+    ours, expected = Quadratic(form), InCoordinates(Frobenius(), roots)
+    x = draw(2, *SHAPE, seed=seed + 2)
+    for ask in ("__call__", "dual", "duality_map"):
+        assert_close(getattr(ours, ask)(x), getattr(expected, ask)(x), rtol=1e-6, atol=1e-9)
 
 
 def test_the_natural_gradient_sees_no_coordinates() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modula.statistics import Collector
+from modula.statistics import Collector, perturbed
 
 NAME = "microbatch_gradients"
 close = torch.testing.assert_close
@@ -67,6 +67,28 @@ def test_their_mean_is_the_gradient_and_each_is_its_own_batchs(way: Callable) ->
             loss = model(x).pow(2).mean()
             (alone,) = torch.autograd.grad(loss, weight, allow_unused=True)
             close(found, torch.zeros_like(weight) if alone is None else alone)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_gradients_times_noise_add_up_over_the_draws(way: Callable) -> None:
+    model = Experts()
+    weights = dict(model.named_parameters())
+    collector = Collector(model, {name: {"gradient_times_noise"} for name in weights})
+    forward, truth = way(model), {name: torch.zeros_like(w) for name, w in weights.items()}
+    forward(parts()[0]).sum().backward()  # at no draw
+    for k, x in enumerate(parts()):
+        model.zero_grad()
+        noises = {name: torch.randn_like(weight) for name, weight in weights.items()}
+        with perturbed(weights.values(), noises.values()), collector.perturbed(noises):
+            (forward(x).pow(2).mean() * (k + 1)).backward()
+        for name, weight in weights.items():
+            truth[name] += 0 if weight.grad is None else weight.grad * noises[name]
+    taken = collector.take(loss_scale=2.0)
+    collector.remove()
+    for name, expected in truth.items():
+        close(taken[name]["gradient_times_noise"], expected / 2)
+    assert collector.take() == {}
 
 
 def test_several_passes_of_one_call_are_one_microbatch() -> None:
