@@ -8,6 +8,7 @@ from modula.duality import (
     inverse_free,
     kronecker,
     layer,
+    low_rank,
     natural,
     posterior,
     psgd,
@@ -63,7 +64,7 @@ RULE_FILES = (
     posterior,
 )
 # So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, psgd)
+METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, low_rank, psgd)
 
 __all__ = [
     "METRIC_FILES",

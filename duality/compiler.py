@@ -23,7 +23,7 @@ from modula.duality.storage import Storage
 
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
 CACHE_ENTRIES = 1 << 18
-# Elsewhere it is bounded where lines work on copies of the state, which shall stay small.
+# Elsewhere it is bounded where lines work on copies of state or weights, which shall stay small.
 COPIED_ENTRIES = 1 << 24
 
 Rows = tuple[int, ...]
@@ -177,11 +177,19 @@ class Batch:
     ) -> None:
         """Move the weights along the directions found by `propose`, and let go of those.
 
+        Half precision is rounded once, when all is done: a weight that a step has rounded already
+        would be rounded back to where it was by a retraction that moves it by less.
+
         numbers  of the whole network, 0-d tensors by the names that lines read
         """
         self._env |= {**(numbers or {}), "lr": lr}
         if self._chosen:
+            weights = self._listed("weight")
+            working = state_dtype(weights[0])
+            self._env["weight"] = [weight.to(working) for weight in weights]
             self._run(self.program.update, len(self.program.proposal), live)
+            if weights[0].dtype != working:
+                torch._foreach_copy_(weights, self._listed("weight"))
         self._env, self._rows = {}, {}
 
     def _run(self, lines: Sequence[Line], first: int, live: Mapping[str, float]) -> None:
@@ -216,7 +224,7 @@ class Batch:
     def _keep(self, name: str, result: Tensor, rows: Rows) -> None:
         """Store a stacked result; weights and state are written in place."""
         if name == "weight":
-            torch._foreach_copy_([self.weights[i] for i in rows], list(result.unbind(0)))
+            torch._foreach_copy_(self._listed("weight", rows), list(result.unbind(0)))
         elif name in self.state:
             self.state[name].write_(rows, result, self._seed(name, rows))
         else:
@@ -289,7 +297,9 @@ def batches(
     sizes: dict[Any, int] = {}
     for i, (program, weight) in enumerate(zip(programs, weights, strict=True)):
         key = _group(program, weight)
-        most = CACHE_ENTRIES if weight.device.type == "cpu" else (COPIED_ENTRIES if kept else None)
+        is_copied = kept is not None or weight.dtype != state_dtype(weight)
+        elsewhere = COPIED_ENTRIES if is_copied else None
+        most = CACHE_ENTRIES if weight.device.type == "cpu" else elsewhere
         if program.is_elementwise and most is not None:
             sizes[key] = sizes.get(key, 0) + weight.numel()
             key = (*key, sizes[key] // most)

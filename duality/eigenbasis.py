@@ -17,7 +17,7 @@ from modula.kernels import eigenbasis
 from modula.kernels.op import Cost, Shape, elementwise_cost
 from modula.norms.coordinates import Elementwise, LinearMap, Rotation
 from modula.norms.eigenbasis import Eigenbasis
-from modula.norms.kronecker import Dense, Flat
+from modula.norms.kronecker import Dense, DiagonalMode, Flat
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _(metric: Eigenbasis, shape: Shape, whole: bool) -> Coordinates:
 
 def _fit(metric: Eigenbasis, shape: Shape) -> Fitted:
     """The Kronecker metric made to fit; a factor that turns and whitens nothing is left out."""
-    fitted = fit(metric.kronecker, shape)
+    fitted = fit(metric.kronecker, shape).only(Dense, DiagonalMode, Flat)
     if metric.kronecker.fit.coupled:
         return fitted
     modes = (mode if isinstance(mode, Dense) else Flat() for mode in fitted.modes)

@@ -16,8 +16,17 @@ from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.inverse_free import SINGD, InverseFree
-from modula.norms.kronecker import KL, DenseIfShortest, Flat, Kronecker, Sum, TraceScaled
+from modula.norms.kronecker import (
+    KL,
+    DenseIfShortest,
+    DiagonalMode,
+    Flat,
+    Kronecker,
+    Sum,
+    TraceScaled,
+)
 from modula.norms.layer import LayerEigenvalues, LayerMoments
+from modula.norms.low_rank import LowRank
 from modula.norms.metric import Diagonal, First, Metric
 from modula.norms.operator import Columns, Rows, Spectral
 from modula.norms.posterior import Posterior
@@ -143,10 +152,13 @@ def _(metric: LayerEigenvalues, decayed: bool) -> str:
 @_of_metric.register
 def _(metric: Kronecker, decayed: bool) -> str:
     modes = metric.modes if isinstance(metric.modes, tuple) else (metric.modes,)
-    sides = "one-sided " if any(isinstance(mode, Flat | DenseIfShortest) for mode in modes) else ""
+    one_sided = any(isinstance(mode, Flat | DenseIfShortest) for mode in modes)
     root = "" if metric.power == 0.5 else ", root-free"
     fit = {Sum: "Shampoo", TraceScaled: "Shampoo squared", KL: "KL-Shampoo"}[type(metric.fit)]
-    return ("one-sided Shampoo" if sides else fit) + root
+    if all(isinstance(mode, DiagonalMode | Flat) for mode in modes):
+        fit = "KL-Adafactor" if fit == "KL-Shampoo" else f"diagonal {fit}"
+        return ("diagonal one-sided Shampoo" if one_sided else fit) + root
+    return ("one-sided Shampoo" if one_sided else fit) + root
 
 
 @_of_metric.register
@@ -159,6 +171,11 @@ def _(metric: Eigenbasis, weight_decay: float | None) -> str:
 @_of_metric.register
 def _(metric: PSGD, weight_decay: float | None) -> str:
     return "PSGD Kron" if isinstance(metric.solver, EQ) else "PSGD-PRO"
+
+
+@_of_metric.register
+def _(metric: LowRank, weight_decay: float | None) -> str:
+    return "PSGD LRA"
 
 
 @_of_metric.register

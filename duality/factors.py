@@ -11,6 +11,7 @@ from modula.duality.kronecker import InverseAlong
 from modula.duality.program import Line, Slot, line
 from modula.kernels import apply, factors, second_moment
 from modula.kernels.op import Op
+from modula.kernels.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Factors:
         """name_i for each of these dims."""
         return tuple(f"{name}_{i}" for i in order)
 
-    def kinds(self, order: tuple[int, ...]) -> tuple[bool, ...]:
-        """For each of these dims whether its factor is a matrix."""
-        return tuple(self.fitted.dense(i) for i in order)
+    def kinds(self, order: tuple[int, ...]) -> tuple[Structure, ...]:
+        """For each of these dims what is kept of its factor."""
+        return tuple(self.fitted.kind(i) for i in order)
 
     def along(self, i: int) -> dict[str, float | int]:
         """The options of a moment along dim i."""
@@ -81,29 +82,24 @@ class Factors:
         for i in self.fitted.estimated:
             order = self.first(i)
             names, kinds = self.named("root", order), self.kinds(order)
-            lines.append(self.on(i, f"gauge_{i}", factors.factor_gauge, *names, dense=kinds))
+            lines.append(self.on(i, f"gauge_{i}", factors.factor_gauge, *names, kinds=kinds))
         return lines
 
     def squares(self) -> list[Line]:
         """inverse_i = K_i K_i^T"""
         return [
-            self.on(i, f"inverse_{i}", factors.square, f"root_{i}", dense=self.fitted.dense(i))
+            self.on(i, f"inverse_{i}", factors.square, f"root_{i}", kind=self.fitted.kind(i))
             for i in self.fitted.estimated
         ]
 
     def applied(self, name: str, i: int) -> Applied:
         """The map along dim i whose inverse is name_i."""
-        build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.dense(i))
+        build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.kind(i))
         return Applied(build, (f"{name}_{i}",), self.fitted.shape)
 
     def identities(self, name: str) -> list[tuple[str, Slot]]:
         """Slots of name_i: identities."""
-        found = []
-        for i in self.fitted.estimated:
-            shape, dense = self.fitted.factor_shape(i), self.fitted.dense(i)
-            slot = Slot(shape, diagonal=1.0) if dense else Slot(shape, fill=1.0)
-            found.append((f"{name}_{i}", slot))
-        return found
+        return [(f"{name}_{i}", self.fitted.identity(i)) for i in self.fitted.estimated]
 
     def numbers(self, name: str) -> list[tuple[str, Slot]]:
         """Slots of name_i: a zero for each block."""

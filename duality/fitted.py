@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import singledispatch
 from math import prod
 
+from modula.duality.program import Slot
 from modula.kernels.op import Shape
+from modula.kernels.spiked import SpikedMatrix
+from modula.kernels.structure import DIAGONAL, FULL, LOWER, BlockMatrix, Structure
 from modula.norms.base import Blocks
-from modula.norms.kronecker import Dense, DenseIfShortest, DiagonalMode, Flat, Kronecker, Mode
+from modula.norms.kronecker import (
+    BlockDiagonal,
+    Dense,
+    DenseIfShortest,
+    DiagonalMode,
+    Flat,
+    Kronecker,
+    Mode,
+    SpikeAndFlat,
+    Triangular,
+)
 from modula.norms.vector import L2
 
 FEW_BLOCKS = 8  # a weight up to this many times longer than wide is cut into square blocks
 ROOM = 2.0  # samples for each one that the existence of the KL fit needs
+
+
+WHOLE = (Dense, Triangular)  # modes that are cut into blocks where that makes them square
 
 
 @dataclass(frozen=True)
@@ -49,8 +66,12 @@ class Fitted:
         return tuple(i for i, mode in enumerate(self.modes) if not isinstance(mode, Flat))
 
     def dense(self, i: int) -> bool:
-        """Whether the factor of dim i is a matrix."""
-        return isinstance(self.modes[i], Dense)
+        """Whether the factor of dim i is a matrix, or made of them."""
+        return self.kind(i).ndim > 1
+
+    def kind(self, i: int) -> Structure:
+        """What is kept of the factor of dim i."""
+        return structure_of(self.modes[i], self.block[i])
 
     def dim(self, i: int) -> int:
         """Dim i, counted from the last."""
@@ -58,16 +79,59 @@ class Fitted:
 
     def factor_shape(self, i: int) -> tuple[int, ...]:
         """Of the factor of dim i, with the dims that count blocks."""
-        size = self.block[i]
-        return (*self.counted, size, size) if self.dense(i) else (*self.counted, size)
+        return (*self.counted, *self.kind(i).shape(self.block[i]))
+
+    def only(self, *modes: type[Mode]) -> Fitted:
+        """Itself, if it has no modes but these.
+
+        Raises ValueError for another one.
+        """
+        for mode in self.modes:
+            if not isinstance(mode, modes):
+                names = ", ".join(f"{each.__name__}()" for each in modes)
+                raise ValueError(f"no metric of this kind keeps {mode} factors: give it {names}")
+        return self
+
+    def identity(self, i: int, size: float = 1.0) -> Slot:
+        """A state that begins as size I, for the factor of dim i."""
+        shape = self.factor_shape(i)
+        return Slot(shape, diagonal=size) if self.dense(i) else Slot(shape, fill=size)
 
     def __str__(self) -> str:
-        kinds = " x ".join(
-            f"{type(mode).__name__.removesuffix('Mode').lower()} {size}"
-            for mode, size in zip(self.modes, self.block, strict=True)
-        )
+        kinds = " x ".join(mode.on(size) for mode, size in zip(self.modes, self.block, strict=True))
         blocks = prod(self.counted)
         return kinds if blocks == 1 else f"{blocks} blocks of {kinds}"
+
+
+@singledispatch
+def structure_of(mode: Mode, size: int) -> Structure:
+    """What is kept of a factor of this mode and size."""
+    raise TypeError(f"{mode} has no structure of its own")
+
+
+@structure_of.register
+def _(mode: Dense, size: int) -> Structure:
+    return FULL
+
+
+@structure_of.register
+def _(mode: Triangular, size: int) -> Structure:
+    return LOWER
+
+
+@structure_of.register
+def _(mode: DiagonalMode, size: int) -> Structure:
+    return DIAGONAL
+
+
+@structure_of.register
+def _(mode: SpikeAndFlat, size: int) -> Structure:
+    return SpikedMatrix(size, mode.rank)
+
+
+@structure_of.register
+def _(mode: BlockDiagonal, size: int) -> Structure:
+    return BlockMatrix(size // mode.size)
 
 
 def fit(metric: Kronecker, shape: Shape) -> Fitted:
@@ -98,9 +162,21 @@ def _chosen(shape: tuple[int, ...], modes: tuple[Mode, ...]) -> tuple[Mode, ...]
     """The modes, those that depend on the shape decided."""
     shortest = shape.index(min(shape))
     return tuple(
-        (Dense() if i == shortest else Flat()) if isinstance(mode, DenseIfShortest) else mode
-        for i, mode in enumerate(modes)
+        _decided(mode, size, i == shortest)
+        for i, (mode, size) in enumerate(zip(modes, shape, strict=True))
     )
+
+
+def _decided(mode: Mode, size: int, is_shortest: bool) -> Mode:
+    if isinstance(mode, DenseIfShortest):
+        return Dense() if is_shortest else Flat()
+    if isinstance(mode, BlockDiagonal):
+        rows = max(n for n in range(1, min(mode.size, size) + 1) if size % n == 0)
+        whole = {1: DiagonalMode(), size: Dense()}
+        return whole.get(rows, BlockDiagonal(rows))
+    if isinstance(mode, SpikeAndFlat) and mode.rank >= size:
+        return Dense()
+    return mode
 
 
 def _merged(
@@ -123,7 +199,7 @@ def _blocks(
     taps: tuple[int, ...],
 ) -> tuple[int, ...]:
     """Into how many blocks each dim is cut; one with taps in it by its taps or not at all."""
-    square = metric.square and len(shape) == 2 and all(isinstance(mode, Dense) for mode in modes)
+    square = metric.square and len(shape) == 2 and all(isinstance(mode, WHOLE) for mode in modes)
     short = min(shape, default=1)
     counts = []
     for size, mode, tap in zip(shape, modes, taps, strict=True):
@@ -133,7 +209,7 @@ def _blocks(
         fitting = [n for n in ways if size // n <= metric.max_dim]
         squares = [n for n in fitting if square and size == n * short and short > 1]
         wanted = squares or fitting
-        counts.append(wanted[0] if isinstance(mode, Dense) and wanted else 1)
+        counts.append(wanted[0] if isinstance(mode, WHOLE) and wanted else 1)
     return tuple(counts)
 
 
@@ -146,7 +222,7 @@ def _estimable(
     the sizes of flat dims.     Source: Drton, Kuriki, Hoff 2021, arXiv:2005.13483.
     """
     modes = tuple(
-        DiagonalMode() if isinstance(mode, Dense) and size > metric.max_dim else mode
+        DiagonalMode() if isinstance(mode, WHOLE) and size > metric.max_dim else mode
         for mode, size in zip(modes, shape, strict=True)
     )
     flat = prod(s for s, mode in zip(shape, modes, strict=True) if isinstance(mode, Flat))
@@ -155,7 +231,7 @@ def _estimable(
     for i in sorted(curved, key=lambda i: -shape[i]):
         others = prod(shape) // (shape[i] * flat)
         scarce = ROOM * (shape[i] / others + others / shape[i]) > samples
-        two = sum(isinstance(mode, Dense) for mode in modes) > 1 and isinstance(modes[i], Dense)
+        two = sum(isinstance(mode, WHOLE) for mode in modes) > 1 and isinstance(modes[i], WHOLE)
         if metric.fit.coupled and scarce and two and shape[i] > others:
             modes = (*modes[:i], DiagonalMode(), *modes[i + 1 :])
     return modes

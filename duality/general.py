@@ -26,17 +26,18 @@ doi:10.1137/070708111 (averaging); Anderson 1965, doi:10.1145/321296.321305 (ext
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from modula.duality.hyperplane import cost_of_rounds
 from modula.duality.program import Slot, line
+from modula.duality.projections import Project, onto_ball
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import NOISE, retract_op, tangent_line
+from modula.duality.work import cost_of_rounds
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.base import Manifold
@@ -55,6 +56,9 @@ NEARER, NEAR = 3.0, 0.1
 MAPS_PER_ROUND = 4  # duality maps that do as much as a round of splitting
 
 
+ToTangent = Callable[[Tensor], Tensor]  # at one weight, whose decomposition it keeps
+
+
 class Round(NamedTuple):
     """What a round leaves.
 
@@ -70,39 +74,41 @@ class Round(NamedTuple):
 
 def iterates(
     norm: Norm,
-    manifold: Manifold,
-    weight: Tensor,
+    to_tangent: ToTangent,
     gradient: Tensor,
+    ndim: int,
     rounds: int,
     dual: Tensor | None = None,
 ) -> Iterator[Round]:
-    """The rounds for a gradient of Frobenius norm one (or zero), the first one where they start.
+    """The rounds for a gradient of Frobenius norm one (or zero), its weight of `ndim` dims.
 
-    That is the duality map of its tangent part, made feasible; or, where it is proved to be much
-    nearer to the steepest tangent, what another run has left as its `dual`.
+    The first one is where they start: the duality map of the gradient's tangent part, made
+    feasible; or, where it is proved to be much nearer, what another run has left as its `dual`.
     """
-    ndim = _ndim(norm, manifold)
-    tangent = manifold.to_tangent(weight, gradient)
-    start = _repaired(norm, manifold, weight, norm.duality_map(tangent), ndim)
+    tangent = to_tangent(gradient)
+    start = _repaired(norm, to_tangent, norm.duality_map(tangent), ndim)
     multiplier = tangent - gradient
     if dual is not None:
-        kept = _repaired(norm, manifold, weight, dual, ndim)
-        kept_multiplier = normal_part(manifold, weight, -dual)
+        kept, kept_multiplier = (
+            _repaired(norm, to_tangent, dual, ndim),
+            normal_part(to_tangent, -dual),
+        )
         missing = _missing(norm, gradient, start, multiplier, ndim)
         enough = (missing / NEARER).clamp(max=NEAR)
         is_nearer = _missing(norm, gradient, kept, kept_multiplier, ndim) < enough
         start = torch.where(is_nearer, kept, start)
         multiplier = torch.where(is_nearer, kept_multiplier, multiplier)
     yield Round(start, torch.zeros_like(start), multiplier)
+    project = onto_ball(norm)
     try:
-        norm.project(torch.zeros_like(gradient))
+        project(torch.zeros_like(gradient))
     except NoClosedForm:
         maps = MAPS_PER_ROUND * rounds
-        yield from _subgradient_steps(norm, manifold, weight, gradient, multiplier, maps)
+        yield from _subgradient_steps(norm, to_tangent, gradient, ndim, multiplier, maps)
     else:
         rho = STEP * _length(start, ndim)
         z = start - rho * multiplier
-        yield from _splitting(norm, manifold, weight, gradient, z, rho, rounds)
+        yield from _splitting(project, to_tangent, gradient, z, rho, rounds)
 
 
 def _missing(norm: Norm, gradient: Tensor, unit: Tensor, multiplier: Tensor, ndim: int) -> Tensor:
@@ -113,46 +119,39 @@ def _missing(norm: Norm, gradient: Tensor, unit: Tensor, multiplier: Tensor, ndi
 
 
 def _splitting(
-    norm: Norm,
-    manifold: Manifold,
-    weight: Tensor,
-    gradient: Tensor,
-    z: Tensor,
-    rho: Tensor,
-    rounds: int,
+    project: Project, to_tangent: ToTangent, gradient: Tensor, z: Tensor, rho: Tensor, rounds: int
 ) -> Iterator[Round]:
-    x = manifold.to_tangent(weight, z)
+    x = to_tangent(z)
     for _ in range(rounds):
-        y = norm.project(2 * x - z + rho * gradient)
+        y = project(2 * x - z + rho * gradient)
         before = z - x
         z = z + RELAXATION * (y - x)
-        x = manifold.to_tangent(weight, z)
+        x = to_tangent(z)
         multiplier = torch.where(rho > 0, (x - z) / rho, 0.0)
         yield Round(y, (z - x - before) / RELAXATION, multiplier)
 
 
 def _subgradient_steps(
     norm: Norm,
-    manifold: Manifold,
-    weight: Tensor,
+    to_tangent: ToTangent,
     gradient: Tensor,
+    ndim: int,
     multiplier: Tensor,
     rounds: int,
 ) -> Iterator[Round]:
     """Z <- normal part of Z - step D,  D = duality_map(G + Z)"""
-    ndim = _ndim(norm, manifold)
     for k in range(1, rounds + 1):
         d = norm.duality_map(gradient + multiplier)
         length = _length(d, ndim)
         step = torch.where(length > 0, 1 / length, 0.0) / (k + 1) ** 0.5
-        before, multiplier = multiplier, normal_part(manifold, weight, multiplier - step * d)
+        before, multiplier = multiplier, normal_part(to_tangent, multiplier - step * d)
         normal = (before - multiplier) * length * (k + 1) ** 0.5
         yield Round(d, normal, multiplier)
 
 
-def normal_part(manifold: Manifold, weight: Tensor, z: Tensor) -> Tensor:
+def normal_part(to_tangent: ToTangent, z: Tensor) -> Tensor:
     """The nearest multiplier: <Z, A> >= 0 for every tangent A, and = 0 where -A is one too."""
-    return z + manifold.to_tangent(weight, -z)
+    return z + to_tangent(-z)
 
 
 def steepest_tangent(
@@ -183,8 +182,23 @@ def solve(
     """
     ndim = _ndim(norm, manifold)
     dtype = torch.promote_types(tangent.dtype, torch.float32)
-    w, g = weight.to(dtype), normalise(tangent.to(dtype), ndim=ndim)
-    points = iterates(norm, manifold, w, g, rounds, dual)
+    g: Tensor = normalise(tangent.to(dtype), ndim=ndim)
+    best, multiplier = _best(norm, manifold.tangent_projector(weight), g, ndim, rounds, dual)
+    left = normalise(best, ndim=ndim) - multiplier
+    left = torch.where(_length(g, ndim) > 0, left, 0.0)
+    return best.to(tangent.dtype), left.to(tangent.dtype)
+
+
+def _best(
+    norm: Norm,
+    to_tangent: ToTangent,
+    g: Tensor,
+    ndim: int,
+    rounds: int,
+    dual: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The best feasible point of the rounds, and the multiplier of the last one."""
+    points = iterates(norm, to_tangent, g, ndim, rounds, dual)
     found = next(points)
     best = mean = found.point
     last = deque[Round](maxlen=LAST)
@@ -192,12 +206,9 @@ def solve(
         mean = mean + (found.point - mean) * 3 / (k + 2)  # later points weigh more
         last.append(found)
     for y in (mean, extrapolated(last, ndim)):
-        d = _repaired(norm, manifold, w, y, ndim)
+        d = _repaired(norm, to_tangent, y, ndim)
         best = torch.where(_inner(g, d - best, ndim) >= 0, d, best)
-    some = _length(g, ndim) > 0
-    best = torch.where(some, best, 0.0)
-    dual = torch.where(some, normalise(best, ndim=ndim) - found.multiplier, 0.0)
-    return best.to(tangent.dtype), dual.to(tangent.dtype)
+    return torch.where(_length(g, ndim) > 0, best, 0.0), found.multiplier
 
 
 def extrapolated(last: Sequence[Round], ndim: int) -> Tensor:
@@ -218,16 +229,16 @@ def multiplier_bounds(
 ) -> Iterator[Tensor]:
     """Upper bounds on <G, A> over all tangents A of norm one: ||G + Z||_*, falling by and by."""
     size = torch.linalg.vector_norm(gradient)
-    g = normalise(gradient, ndim=gradient.ndim)
-    for k, found in enumerate(iterates(norm, manifold, weight, g, rounds)):
+    to_tangent, g = manifold.tangent_projector(weight), normalise(gradient, ndim=gradient.ndim)
+    for k, found in enumerate(iterates(norm, to_tangent, g, _ndim(norm, manifold), rounds)):
         if k % every == 0:
-            yield size * norm.dual(g + normal_part(manifold, weight, found.multiplier))
+            yield size * norm.dual(g + normal_part(to_tangent, found.multiplier))
 
 
-def _repaired(norm: Norm, manifold: Manifold, weight: Tensor, y: Tensor, ndim: int) -> Tensor:
+def _repaired(norm: Norm, to_tangent: ToTangent, y: Tensor, ndim: int) -> Tensor:
     """The tangent part of y, at norm one."""
     # Twice: the first time may cancel nearly all of y, and what is left need not be tangent yet.
-    tangent = manifold.to_tangent(weight, manifold.to_tangent(weight, y))
+    tangent = to_tangent(to_tangent(y))
     size = norm(tangent)
     size = size[(..., *(None,) * norm.ndim)].amax(tuple(range(-ndim, 0)), keepdim=True)
     return torch.where(size > 0, tangent / size, 0.0)
@@ -259,7 +270,7 @@ def solver_ops(norm: Norm, manifold: Manifold, ndim: int) -> tuple[Op, Op, Op]:
         return solved.select(-ndim - 1, 1)
 
     free = elementwise_cost(0, 0)
-    whole = Op(f"splitting[{norm}, {manifold}]", splitting, cost_of_rounds(ROUNDS))
+    whole = Op(f"splitting[{norm}, {manifold}]", splitting, cost_of_rounds(norm, manifold, ROUNDS))
     return whole, Op("first", first, free), Op("second", second, free)
 
 
@@ -291,13 +302,29 @@ def steepest_in_region(
     """
     ndim = _ndim(norm, region)
     dtype = torch.promote_types(gradient.dtype, torch.float32)
-    w, descent = weight.to(dtype), -normalise(gradient.to(dtype), ndim=ndim)
-    slope = region.to_tangent(w, descent)
-    sure = _repaired(norm, region, w, slope, ndim)
-    found = steepest_tangent(norm, region, w, descent, rounds)
+    to_tangent = region.tangent_projector(weight)
+    ascent: Tensor = normalise(gradient.to(dtype), ndim=ndim)
+    free = norm.duality_map(ascent)
+    if _is_known_to_stay(to_tangent, -free, ndim):
+        return free.to(gradient.dtype)
+    descent = -ascent
+    slope = to_tangent(descent)
+    sure = _repaired(norm, to_tangent, slope, ndim)
+    found, _ = _best(norm, to_tangent, descent, ndim, rounds)
     best = torch.where(_inner(descent, found - sure, ndim) > 0, found, sure)
     some = _length(slope, ndim) > NOISE * torch.finfo(dtype).eps
     return torch.where(some, -best, 0.0).to(gradient.dtype)
+
+
+def _is_known_to_stay(to_tangent: ToTangent, step: Tensor, ndim: int) -> bool:
+    """Whether the whole step is tangent, at all weights of a batch, so that no rounds are needed.
+
+    Looked at on a CPU only: elsewhere the answer would be waited for.
+    """
+    if step.device.type != "cpu":
+        return False
+    off, rounding = _length(to_tangent(step) - step, ndim), NOISE * torch.finfo(step.dtype).eps
+    return bool((off <= rounding * _length(step, ndim)).all())
 
 
 @cache
@@ -307,7 +334,7 @@ def cone_op(norm: Norm, region: Region) -> Op:
     def splitting(weight: Tensor, query: Tensor) -> Tensor:
         return steepest_in_region(norm, region, weight, query)
 
-    return Op(f"splitting[{norm}, {region}]", splitting, cost_of_rounds(ROUNDS))
+    return Op(f"splitting[{norm}, {region}]", splitting, cost_of_rounds(norm, region, ROUNDS))
 
 
 @derives(Norm, Region)

@@ -10,10 +10,8 @@ combination of those on both sides that is: it attains phi at the jump, so it is
 Source: Boyd and Vandenberghe 2004, Convex Optimization, section 5.2, for the duality.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +19,9 @@ from torch import Tensor
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.work import cost_of_projections
 from modula.kernels.normalise import normalise
-from modula.kernels.op import Cost, Op, Shape, elementwise_cost
+from modula.kernels.op import Op, Shape
 from modula.manifolds.base import Manifold
 from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.manifolds.sphere import Sphere
@@ -139,16 +138,7 @@ def hyperplane_op(norm: Norm, manifold: Manifold) -> Op:
     def hyperplane(weight: Tensor, tangent: Tensor) -> Tensor:
         return steepest(norm, manifold, weight, tangent)
 
-    return Op(f"hyperplane[{norm}, {manifold}]", hyperplane, cost_of_rounds(ROUNDS + 2))
-
-
-def cost_of_rounds(rounds: int) -> Callable[..., Cost]:
-    """Cost of so many duality maps or projections, as elementwise work: SVDs inside cost more."""
-
-    def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
-        return elementwise_cost(16.0 * rounds, 8 * rounds)(shape, itemsize)
-
-    return cost
+    return Op(f"hyperplane[{norm}, {manifold}]", hyperplane, cost_of_projections(norm, ROUNDS + 2))
 
 
 def _has_root(setting: Setting) -> bool:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
-from modula.duality.fitted import Fitted, fit
+from modula.duality.fitted import WHOLE, Fitted, fit
+from modula.duality.kronecker import MODES
 from modula.duality.program import Line, Slot
 from modula.kernels import factors, inverse_free, second_moment
 from modula.kernels.op import Shape
 from modula.norms.inverse_free import SINGD, InverseFree
-from modula.norms.kronecker import Dense, DiagonalMode, Kronecker
+from modula.norms.kronecker import DiagonalMode, Kronecker, Triangular
 from modula.norms.metric import Memory
 
 OF_DIM = ("output_moment", "input_moment")  # the statistic of each dim of a matrix
@@ -24,14 +25,14 @@ def _(metric: InverseFree, shape: Shape) -> str:
 
 @coordinates.register
 def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
-    kept = Factors(fit(metric.product, shape), whole)
+    kept = Factors(fit(metric.product, shape).only(*MODES, Triangular), whole)
     reads = ("white", "fresh", "seen", *kept.named("root", kept.fitted.estimated))
     size = {"beta": metric.size_beta, "share": metric.batch_size, "damping": metric.damping}
     kinds = kept.kinds(kept.fitted.estimated)
     lines = [
         *kept.counting("sample"),
         *kept.white("root"),
-        kept.on_weight("gain", factors.size_gain, *reads, **size, dense=kinds),
+        kept.on_weight("gain", factors.size_gain, *reads, **size, kinds=kinds),
         kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
         *kept.resized(root=-0.5 / len(kept.fitted.estimated)),
     ]
@@ -39,8 +40,8 @@ def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
         options = kept.along(i)
         options["share"] *= metric.batch_size
         moment = inverse_free.seen_moment
-        kind = kept.fitted.dense(i)
-        lines.append(kept.on_weight(f"moment_{i}", moment, "white", **options, dense=kind))
+        kind = kept.fitted.kind(i)
+        lines.append(kept.on_weight(f"moment_{i}", moment, "white", **options, kind=kind))
     lines += _steps(metric, kept, coupled=True, limit=1.0)
     return kept.coordinates(lines, _slots(kept))
 
@@ -54,7 +55,7 @@ def _steps(metric: InverseFree | SINGD, kept: Factors, coupled: bool, limit: flo
     for i in kept.fitted.estimated:
         order = kept.first(i) if coupled else (i,)
         reads, kinds = (f"moment_{i}", *kept.named("root", order)), kept.kinds(order)
-        options = {"damping": metric.damping, "dense": kinds}
+        options = {"damping": metric.damping, "kinds": kinds}
         lines.append(kept.on(i, f"change_{i}", inverse_free.log_gradient, *reads, **options))
     for i in kept.fitted.estimated:
         speed, root = f"speed_{i}", f"root_{i}"
@@ -63,7 +64,7 @@ def _steps(metric: InverseFree | SINGD, kept: Factors, coupled: bool, limit: flo
             kept.on(i, speed, average, speed, f"change_{i}", "fresh", beta=metric.momentum)
         )
         reads = (root, speed, "fresh", *((f"gauge_{i}",) if coupled else ()))
-        options = {"rate": metric.rate, "limit": limit, "dense": kept.fitted.dense(i)}
+        options = {"rate": metric.rate, "limit": limit, "kind": kept.fitted.kind(i)}
         lines.append(kept.on(i, root, inverse_free.group_step, *reads, **options))
     return lines + (kept.squares() if kept.whole else [])
 
@@ -88,10 +89,10 @@ def layers(metric: SINGD, shape: Shape) -> Fitted:
             f"got a weight of shape {tuple(shape)}: give it InverseFree()"
         )
     kinds = tuple(
-        DiagonalMode() if isinstance(mode, Dense) and size > metric.max_dim else mode
+        DiagonalMode() if isinstance(mode, WHOLE) and size > metric.max_dim else mode
         for mode, size in zip(fitted.modes, fitted.block, strict=True)
     )
-    return replace(fitted, modes=kinds)
+    return replace(fitted, modes=kinds).only(*MODES, Triangular)
 
 
 @describe.register
@@ -113,7 +114,7 @@ def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
         for i in every:
             order = kept.first(i)
             names, kinds = kept.named("local", order), kept.kinds(order)
-            lines.append(kept.on(i, f"moment_{i}", inverse_free.crossed, *names, dense=kinds))
+            lines.append(kept.on(i, f"moment_{i}", inverse_free.crossed, *names, kinds=kinds))
     # A step shorter than one stays invertible.
     lines += _steps(metric, kept, coupled=metric.cross, limit=1 / metric.rate)
     return kept.coordinates(lines, _slots(kept))
@@ -122,13 +123,13 @@ def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
 def _seen(kept: Factors, i: int, result: str) -> Line:
     """The moment of dim i, seen through its factor."""
     reads = (OF_DIM[i], f"root_{i}")
-    return kept.on(i, result, inverse_free.congruence, *reads, dense=kept.fitted.dense(i))
+    return kept.on(i, result, inverse_free.congruence, *reads, kind=kept.fitted.kind(i))
 
 
 def _sized(metric: SINGD, kept: Factors, group: tuple[int, ...], seen: str) -> list[Line]:
     """Lines that give the product of these factors the size of their moments."""
     reads = ("fresh", "seen", *kept.named(seen, group), *kept.named("root", group))
-    options = {"beta": metric.size_beta, "damping": metric.damping, "dense": kept.kinds(group)}
+    options = {"beta": metric.size_beta, "damping": metric.damping, "kinds": kept.kinds(group)}
     lines = [kept.on(group[0], "gain", inverse_free.moments_gain, *reads, **options)]
     share = 1 / len(group)
     for i in group:

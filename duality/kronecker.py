@@ -4,39 +4,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
 from modula.duality.coordinates import Applied, Coordinates, coordinates, describe, with_cost_of
 from modula.duality.fitted import Fitted, fit
 from modula.duality.program import Line, Slot, Slots, line
-from modula.kernels import root, second_moment
+from modula.duality.spiked import InverseSpiked, Subspace
+from modula.kernels import root, second_moment, spiked
 from modula.kernels.op import Cost, Op, Shape
+from modula.kernels.structure import Structure
 from modula.norms.coordinates import Along, Elementwise, Inverse, LinearMap, spread
-from modula.norms.kronecker import Kronecker
+from modula.norms.kronecker import BlockDiagonal, Dense, DiagonalMode, Flat, Kronecker, SpikeAndFlat
+from modula.norms.structured_maps import AlongBlocks
 
 
 @dataclass(frozen=True)
 class InverseAlong:
-    """C whose inverse, a symmetric matrix or a diagonal, is known along one dim."""
+    """C whose inverse, a matrix of some structure, is known along one dim."""
 
     dim: int
     ndim: int
-    dense: bool
+    kind: Structure
 
     def __call__(self, *tensors: Tensor) -> LinearMap:
         (root,) = tensors
-        if self.dense:
-            return Inverse(Along(root, self.dim, self.ndim))
-        return Inverse(Elementwise(spread(root, self.dim, self.ndim)))
+        if self.kind.ndim == 1:
+            return Inverse(Elementwise(spread(root, self.dim, self.ndim)))
+        along = Along if self.kind.ndim == 2 else AlongBlocks
+        return Inverse(along(root, self.dim, self.ndim))
 
     def __str__(self) -> str:
         return f"dim {self.dim}"
 
     def cost(self, shape: Shape, itemsize: int = 4) -> Cost:
         """Of one application."""
-        size = shape[self.dim] if self.dense else 1
-        return Cost(2.0 * prod(shape) * size, 2.0 * itemsize * prod(shape))
+        width = self.kind.width(shape[self.dim])
+        return Cost(2.0 * prod(shape) * width, 2.0 * itemsize * prod(shape))
+
+
+MODES = (Dense, DiagonalMode, BlockDiagonal, Flat)  # that any factor may have
+# Of a diagonal, a matrix and blocks of a matrix, by how many dims each is kept as.
+ROOTS: dict[int, Op] = {
+    1: root.inverse_root_diagonal,
+    2: root.inverse_root,
+    3: root.inverse_root_blocks,
+}
 
 
 @describe.register
@@ -46,7 +60,7 @@ def _(metric: Kronecker, shape: Shape) -> str:
 
 @coordinates.register
 def _(metric: Kronecker, shape: Shape, whole: bool) -> Coordinates:
-    fitted = fit(metric, shape)
+    fitted = fit(metric, shape).only(*MODES, SpikeAndFlat)
     power = metric.power * metric.fit.factor_power(len(fitted.estimated))
     keeper = Keeper(fitted, power if whole else power / 2)
     lines = (*keeper.observe(), *keeper.refresh())
@@ -97,12 +111,18 @@ class Keeper:
             found += [(name, self._slot(i, first, power)) for name, power in powers.items()]
             if self.fitted.dense(i):
                 found.append((f"rejected_{i}", Slot(self.fitted.counted)))
+            subspace = self.subspace(i)
+            found += subspace.slots() if subspace else ()
         return tuple(found)
+
+    def subspace(self, i: int) -> Subspace | None:
+        """What keeps the basis of factor i, if it has spikes."""
+        mode = self.fitted.modes[i]
+        return Subspace(self.fitted, i, mode.rank) if isinstance(mode, SpikeAndFlat) else None
 
     def _slot(self, i: int, first: float, power: float) -> Slot:
         value = first**-power if first else 0.0 if power < 0 else 1.0
-        shape = self.fitted.factor_shape(i)
-        return Slot(shape, diagonal=value) if self.fitted.dense(i) else Slot(shape, fill=value)
+        return self.fitted.identity(i, value)
 
     def observe(self) -> list[Line]:
         """Lines from "sample" to the factors."""
@@ -111,16 +131,16 @@ class Keeper:
         if self.coupled and not self.metric.memory.first:
             lines += [each for i in estimated for each in self._first_scale(i)]
         lines += [each for i in estimated for each in self._whitened_along_others(i)]
-        lines += [self._average(i) for i in estimated]
+        lines += [each for i in estimated for each in self._average(i)]
         return lines + (self._balance() if self.coupled and self.metric.balance else [])
 
     def _first_scale(self, i: int) -> list[Line]:
         # Each of the k factors takes an equal part of the gradient's mean square.
         share = 2 / len(self.fitted.estimated)
         powers = {f"factor_{i}": -1.0, **self.roots(i)}
-        dense, op = self.fitted.dense(i), second_moment.first_scale
+        kind, op = self.fitted.kind(i), second_moment.first_scale
         return [
-            line(name, op, name, "sample", "seen", power=-share * power, dense=dense)
+            line(name, op, name, "sample", "seen", power=-share * power, kind=kind)
             for name, power in powers.items()
         ]
 
@@ -134,33 +154,42 @@ class Keeper:
 
     def inverse(self, i: int, root: str) -> Applied:
         """The map along dim i whose inverse is this root."""
-        build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.dense(i))
-        return Applied(build, (root,), self.fitted.shape)
-
-    def _average(self, i: int) -> Line:
-        fitted, memory = self.fitted, self.metric.memory
-        op = second_moment.average_gram if fitted.dense(i) else second_moment.average_squares
-        each = line(
-            f"factor_{i}",
-            op,
-            *(f"factor_{i}", f"half_{i}" if self.coupled else "sample", "seen"),
-            dim=fitted.dim(i),
-            ndim=fitted.ndim,
-            share=self.metric.fit.share(fitted.block[i], prod(fitted.block)),
-            beta=memory.beta,
-            unbiased=memory.unbiased,
+        fitted, mode = self.fitted, self.fitted.modes[i]
+        if isinstance(mode, SpikeAndFlat):
+            build = InverseSpiked(fitted.dim(i), fitted.ndim, mode.rank)
+            return Applied(build, (root, f"basis_{i}"), fitted.shape)
+        return Applied(
+            InverseAlong(fitted.dim(i), fitted.ndim, fitted.kind(i)), (root,), fitted.shape
         )
-        return with_cost_of(each, fitted.shape)
+
+    def _average(self, i: int) -> list[Line]:
+        fitted, memory, subspace = self.fitted, self.metric.memory, self.subspace(i)
+        read = f"half_{i}" if self.coupled else "sample"
+        options: dict[str, Any] = {
+            "dim": fitted.dim(i),
+            "ndim": fitted.ndim,
+            "share": self.metric.fit.share(fitted.block[i], prod(fitted.block)),
+            "beta": memory.beta,
+            "unbiased": memory.unbiased,
+        }
+        if subspace:
+            return subspace.average(read, **options)
+        reads, op = (f"factor_{i}", read, "seen"), second_moment.average_gram
+        return [
+            with_cost_of(line(reads[0], op, *reads, **options, kind=fitted.kind(i)), fitted.shape)
+        ]
 
     def _balance(self) -> list[Line]:
         fitted, lines = self.fitted, []
         for i in fitted.estimated:
             order = [i, *(j for j in fitted.estimated if j != i)]
-            dense = tuple(fitted.dense(j) for j in order)
+            kinds = tuple(fitted.kind(j) for j in order)
             names = (f"factor_{j}" for j in order)
-            lines.append(line(f"gauge_{i}", second_moment.gauge, *names, dense=dense))
+            lines.append(line(f"gauge_{i}", second_moment.gauge, *names, kinds=kinds))
         for i in fitted.estimated:
-            for name, power in {f"factor_{i}": -1.0, **self.roots(i)}.items():
+            powers = {f"factor_{i}": -1.0, **self.roots(i)}
+            powers |= {f"image_{i}": -1.0} if self.subspace(i) else {}
+            for name, power in powers.items():
                 each = line(name, second_moment.regauge, name, f"gauge_{i}", power=power)
                 lines.append(with_cost_of(each, fitted.factor_shape(i)))
         return lines
@@ -181,10 +210,12 @@ class Keeper:
 
     def root(self, i: int, name: str, power: float) -> Line:
         """One of the roots of factor i."""
-        op: Op = root.inverse_root if self.fitted.dense(i) else root.inverse_root_diagonal
+        subspace = self.subspace(i)
+        op = spiked.inverse_root if subspace else ROOTS[self.fitted.kind(i).ndim]
         trace = self.metric.fit.trace_power(len(self.fitted.estimated))
-        options = {"power": power, "damping": self.metric.damping}
+        options: dict[str, Any] = {"power": power, "damping": self.metric.damping}
         options |= {"trace_power": trace} if trace else {}
+        options |= {"kind": self.fitted.kind(i)} if subspace else {}
         return self.now_and_then(line(name, op, f"factor_{i}", name, **options), i)
 
     def now_and_then(self, each: Line, i: int) -> Line:

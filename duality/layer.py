@@ -17,6 +17,7 @@ from modula.duality.program import Line, Slot, line
 from modula.kernels import layer, root
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.second_moment import mean_eigenvalue
+from modula.kernels.structure import FULL
 from modula.norms.coordinates import Elementwise, LinearMap, Rotation, spread
 from modula.norms.layer import Damping, Exact, LayerEigenvalues, LayerMoments
 from modula.norms.metric import Memory
@@ -117,7 +118,7 @@ def _by_roots(metric: LayerMoments, matrix: Matrix, power: float) -> Coordinates
     return Coordinates(
         before=tuple(_renewed(metric, matrix, side, power) for side in metric.sides),
         core=tuple(
-            Applied(InverseAlong(DIMS[side], 2, True), (f"root_{side}",), matrix.viewed)
+            Applied(InverseAlong(DIMS[side], 2, FULL), (f"root_{side}",), matrix.viewed)
             for side in metric.sides
         ),
         slots=tuple(slots.items()),

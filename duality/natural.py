@@ -9,13 +9,15 @@ from typing import cast
 from torch import Tensor
 
 from modula.duality.coordinates import Coordinates, coordinates
-from modula.duality.general import steepest_in_region, steepest_tangent
-from modula.duality.hyperplane import ROUNDS, cost_of_rounds, is_hyperplane, steepest
+from modula.duality.general import ROUNDS, steepest_in_region, steepest_tangent
+from modula.duality.hyperplane import is_hyperplane, steepest
 from modula.duality.potential import Sharp, Unit, Within
 from modula.duality.program import Line, line
+from modula.duality.projections import onto_ball
 from modula.duality.rules import Derived, Measured, Setting, derive, derives
 from modula.duality.tangent import retract_op, tangent_line
 from modula.duality.unconstrained import view_ops
+from modula.duality.work import cost_of_projections, cost_of_rounds
 from modula.kernels.op import Op, Shape
 from modula.kernels.whiten import whiten
 from modula.manifolds.base import Manifold
@@ -181,11 +183,7 @@ def within(setting: Setting, shape: Shape) -> Derived:
 
 @cache
 def _project_op(norm: Norm, radius: float) -> Op:
-    def project(direction: Tensor) -> Tensor:
-        """The nearest point of the ball."""
-        return norm.project(direction, radius)
-
-    return Op(f"project[{norm} <= {radius:g}]", project, cost_of_rounds(1))
+    return Op(f"project[{norm} <= {radius:g}]", onto_ball(norm, radius), cost_of_projections(norm))
 
 
 @derives(Norm, Manifold, Metric)
@@ -229,4 +227,4 @@ def _solver_op(norm: Norm, manifold: Manifold, measured: Measured) -> Op:
             return steepest(known, manifold, weight, gradient)
         return steepest_tangent(known, manifold, weight, gradient)
 
-    return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(ROUNDS))
+    return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(norm, manifold, ROUNDS))

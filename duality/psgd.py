@@ -8,6 +8,7 @@ from functools import singledispatch
 from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
 from modula.duality.fitted import fit
+from modula.duality.kronecker import MODES
 from modula.duality.program import Line
 from modula.kernels import factors, psgd, second_moment
 from modula.kernels.op import Shape
@@ -21,7 +22,7 @@ def _(metric: PSGD, shape: Shape) -> str:
 
 @coordinates.register
 def _(metric: PSGD, shape: Shape, whole: bool) -> Coordinates:
-    kept = Factors(fit(metric.product, shape), whole)
+    kept = Factors(fit(metric.product, shape).only(*MODES), whole)
     lines = [*kept.counting("sample"), *_follow(metric.solver, metric, kept)]
     slots = kept.identities("root") + kept.identities("inverse") + kept.numbers("bound")
     return kept.coordinates([_at_times(each, metric.every) for each in lines], slots)
@@ -57,14 +58,14 @@ def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
                 *("white", "sample", *kept.named("inverse", order)),
                 **kept.along(i),
                 damping=metric.damping,
-                dense=kept.kinds(order),
+                kinds=kept.kinds(order),
             )
         )
         lines.append(_bound(metric, kept, i, f"moment_{i}"))
     lines += kept.gauges()
     for i in kept.fitted.estimated:
         reads = (f"moment_{i}", f"bound_{i}", f"gauge_{i}", "fresh", "seen")
-        options = {**_rate(metric), "dense": kept.fitted.dense(i)}
+        options = {**_rate(metric), "kind": kept.fitted.kind(i)}
         lines.append(kept.on(i, f"root_{i}", psgd.whitening_step, f"root_{i}", *reads, **options))
         if kept.fitted.dense(i):
             turned = kept.on(i, f"root_{i}", psgd.rotated, f"root_{i}")
@@ -76,10 +77,10 @@ def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
 def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
     lines = kept.white("root")
     for i in kept.fitted.estimated:
-        kind, root = kept.fitted.dense(i), f"root_{i}"
-        lines.append(kept.on(i, f"inverse_{root}", psgd.inverse_factor, root, dense=kind))
+        kind, root = kept.fitted.kind(i), f"root_{i}"
+        lines.append(kept.on(i, f"inverse_{root}", psgd.inverse_factor, root, kind=kind))
     reads = ("white", "fresh", "seen", *kept.named("inverse_root", kept.fitted.estimated))
-    size = {"beta": metric.size_beta, "dense": kept.kinds(kept.fitted.estimated)}
+    size = {"beta": metric.size_beta, "kinds": kept.kinds(kept.fitted.estimated)}
     share = 0.25 / len(kept.fitted.estimated)  # of each K_i in S^-1/2
     lines += [
         kept.on_weight("gain", psgd.size_balance, *reads, **size),
@@ -96,16 +97,16 @@ def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
                 *("white", "sample", *kept.named("root", order)),
                 **kept.along(i),
                 damping=metric.damping,
-                dense=kinds,
+                kinds=kinds,
             )
         )
         names = kept.named("inverse_root", order)
-        lines.append(kept.on(i, f"prior_{i}", psgd.prior, *names, dense=kinds))
+        lines.append(kept.on(i, f"prior_{i}", psgd.prior, *names, kinds=kinds))
         lines.append(_bound(metric, kept, i, f"moment_{i}", f"prior_{i}"))
     lines += kept.gauges()
     for i in kept.fitted.estimated:
         reads = (f"moment_{i}", f"prior_{i}", f"bound_{i}", f"gauge_{i}", "fresh", "seen")
-        options = {**_rate(metric), "dense": kept.fitted.dense(i)}
+        options = {**_rate(metric), "kind": kept.fitted.kind(i)}
         lines.append(kept.on(i, f"root_{i}", psgd.triangular_step, f"root_{i}", *reads, **options))
     return lines + (kept.squares() if kept.whole else [])
 
@@ -117,7 +118,7 @@ def _bound(metric: PSGD, kept: Factors, i: int, *reads: str) -> Line:
         psgd.running_bound,
         *(f"bound_{i}", "fresh", *reads),
         beta=metric.bound_beta,
-        dense=kept.fitted.dense(i),
+        kind=kept.fitted.kind(i),
     )
 
 

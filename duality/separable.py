@@ -4,10 +4,11 @@ from typing import cast
 
 from torch import Tensor
 
-from modula.duality.hyperplane import ROUNDS, cost_of_rounds, steepest
+from modula.duality.hyperplane import ROUNDS, steepest
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.work import cost_of_projections
 from modula.kernels.normalise import normalise_columns, normalise_rows
 from modula.kernels.op import Op, Shape
 from modula.manifolds.oblique import Oblique
@@ -27,7 +28,7 @@ def _rotation(vector: Norm, axis: str) -> Op:
         return steepest(vector, Sphere(), weight.mT, tangent.mT).mT
 
     plain = of_rows if axis == "rows" else of_columns
-    return Op(f"hyperplane[{vector}, {axis}]", plain, cost_of_rounds(ROUNDS + 2))
+    return Op(f"hyperplane[{vector}, {axis}]", plain, cost_of_projections(vector, ROUNDS + 2))
 
 
 def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from modula.duality.program import Line, line
+from modula.duality.projections import onto
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.unconstrained import trailing_size
+from modula.duality.work import cost_of_projections, cost_of_tangents
 from modula.kernels.near_polar import near_polar
 from modula.kernels.normalise import normalise
-from modula.kernels.op import Op, Shape, elementwise_cost
+from modula.kernels.op import Op, Shape
 from modula.kernels.stiefel_map import stiefel_map
 from modula.manifolds.base import Manifold
 from modula.manifolds.oblique import Oblique
@@ -36,7 +38,7 @@ def to_tangent_op(manifold: Manifold, ndim: int) -> Op:
         floor = NOISE * torch.finfo(query.dtype).eps * _largest(query, dims)
         return torch.where(_largest(tangent, dims) > floor, tangent, 0.0)
 
-    return Op(f"to_tangent[{manifold}]", to_tangent, elementwise_cost(6, 6))
+    return Op(f"to_tangent[{manifold}]", to_tangent, cost_of_tangents(manifold))
 
 
 def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -46,7 +48,7 @@ def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 @cache
 def retract_op(manifold: Manifold) -> Op:
     """The manifold's own projection, as an op: after a step it is a retraction."""
-    return Op(f"project[{manifold}]", manifold.project, elementwise_cost(3, 3))
+    return Op(f"project[{manifold}]", onto(manifold), cost_of_projections(manifold))
 
 
 @cache

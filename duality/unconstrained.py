@@ -10,6 +10,7 @@ from torch import Tensor
 from modula.duality.potential import Clip, Sharp, ShortStep, Unit
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derive, derives
+from modula.duality.work import cost_of_projections
 from modula.kernels.apply import sign
 from modula.kernels.normalise import normalise, normalise_columns, normalise_rows
 from modula.kernels.op import Op, Shape, elementwise_cost
@@ -24,7 +25,7 @@ from modula.norms.vector import L2, EuclideanLength, Max
 @cache
 def duality_map_op(norm: Norm) -> Op:
     """The norm's own exact duality map, as an op."""
-    return Op(f"duality_map[{norm}]", norm.duality_map, elementwise_cost(10, 3))
+    return Op(f"duality_map[{norm}]", norm.duality_map, cost_of_projections(norm))
 
 
 @derives(Norm)

@@ -10,7 +10,7 @@ from torch import Tensor
 from modula.kernels.gram import multiply_add
 from modula.kernels.polynomials import PolarExpress, Polynomials
 from modula.kernels.precision import full_precision
-from modula.kernels.root import SMALLEST, inverse_root_plain, unit_factor, unit_scale
+from modula.kernels.root import SMALLEST, inverse_root_plain, of_blocks, unit_factor, unit_scale
 from modula.kernels.spectral_bound import spectral_bound
 
 SAFETY = 1.01  # rounding can push an eigenvalue above its bound
@@ -84,6 +84,11 @@ def inverse_root_coupled(
     out = root * scale.unsqueeze(-1)
     usable = usable & out.isfinite().all((-2, -1))
     return torch.where(usable[..., None, None], out, previous)
+
+
+def inverse_root_blocks_coupled(factor: Tensor, previous: Tensor, **options: float) -> Tensor:
+    """inverse_root_coupled of blocks on a diagonal: (..., count, b, b)."""
+    return of_blocks(inverse_root_coupled, factor, previous, **options)
 
 
 def _damped(unit: Tensor, damping: float | Tensor, least: float) -> tuple[Tensor, Tensor]:

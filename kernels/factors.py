@@ -1,6 +1,6 @@
-r"""Factors K of S_i^-p = K K^T: a matrix (..., d, d), or the entries (..., d) of a diagonal one.
+r"""Factors K of S_i^-p = K K^T: a matrix (..., d, d), its diagonal (..., d), or its blocks.
 
-Whether a factor is a matrix is said by `dense`; all dims before it count blocks and weights.
+What is kept of the matrix is said by its `kind`; all dims before it count blocks and weights.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
-from modula.kernels.second_moment import (
-    diagonal_moment,
-    entries,
-    excess,
-    gram,
-    moment,
-    step_weight,
-)
+from modula.kernels.second_moment import entries, excess, step_weight
+from modula.kernels.structure import Pattern
 
 
 def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
@@ -51,7 +45,7 @@ def size_gain_plain(
     beta: float,
     share: float = 1.0,
     damping: float = 0.0,
-    dense: tuple[bool, ...] = (),
+    kinds: tuple[Pattern, ...] = (),
 ) -> Tensor:
     """The gain for r = share mean(W^2) + damping prod_i mean eigenvalue(K_i K_i^T): (...)
 
@@ -59,7 +53,7 @@ def size_gain_plain(
     """
     size = share * entries(white, seen).square().mean(-1)
     if damping:
-        size = size + damping * mean_squares(roots, dense, size)
+        size = size + damping * mean_squares(roots, kinds, size)
     return gain_of(size, fresh, seen, beta)
 
 
@@ -68,56 +62,45 @@ def over(x: Tensor, factor: Tensor) -> Tensor:
     return x[(..., *(None,) * (factor.ndim - x.ndim))]
 
 
-def grown(factor: Tensor, change: Tensor, dense: bool) -> Tensor:
+def grown(factor: Tensor, change: Tensor, kind: Pattern) -> Tensor:
     """factor (I + change), in one pass over the result."""
-    if not dense:
+    if kind.ndim == 1:
         return factor + factor * change
     flat = factor.reshape(-1, *factor.shape[-2:])
     return torch.baddbmm(flat, flat, change.reshape(flat.shape)).reshape(factor.shape)
 
 
-def add_identity(x: Tensor, size: Tensor, dense: bool) -> Tensor:
-    """x + size I, for x of this function's own making: written into it."""
-    (x.diagonal(dim1=-2, dim2=-1) if dense else x).add_(size[..., None])
-    return x
-
-
-def mean_square(factor: Tensor, dense: bool) -> Tensor:
-    """The mean eigenvalue of K K^T: (...)"""
-    squares = factor.square()
-    return squares.sum((-2, -1)) / factor.shape[-1] if dense else squares.mean(-1)
-
-
-def mean_squares(factors: Sequence[Tensor], dense: Sequence[bool], like: Tensor) -> Tensor:
-    """The product of those of several factors; 1 of none, on the device of `like`."""
-    sizes = (mean_square(f, d) for f, d in zip(factors, dense, strict=True))
+def mean_squares(factors: Sequence[Tensor], kinds: Sequence[Pattern], like: Tensor) -> Tensor:
+    """The product of the mean eigenvalues of K K^T; 1 of none, on the device of `like`."""
+    sizes = (kind.mean_square(f) for f, kind in zip(factors, kinds, strict=True))
     return reduce(mul, sizes, like.new_ones(()))
 
 
-def white_moment(white: Tensor, dense: bool, *, dim: int, ndim: int, share: float) -> Tensor:
-    """share * mat_i(W) mat_i(W)^T, or its diagonal: the moment of a whitened gradient."""
-    return (moment if dense else diagonal_moment)(white, dim, ndim, share)
-
-
-def square_plain(factor: Tensor, *, dense: bool) -> Tensor:
+def square_plain(factor: Tensor, *, kind: Pattern) -> Tensor:
     """K K^T"""
-    return gram(factor) if dense else factor.square()
+    if kind.ndim == 2:
+        return kind.gram(factor)
+    return factor.square() if kind.ndim == 1 else factor @ factor.mT
 
 
-def factor_gauge_plain(factor: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Tensor:
+def transposed_square(factor: Tensor, kind: Pattern) -> Tensor:
+    """K^T K"""
+    return square_plain(factor if kind.ndim == 1 else factor.mT, kind=kind)
+
+
+def factor_gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Pattern, ...]) -> Tensor:
     """By how much the mean eigenvalue of K K^T exceeds the geometric mean of all factors': (...)
 
     Dividing each K by the root of it changes no product of K K^T over the dims of a weight.
-    dense  for each factor whether it is a matrix
     """
-    return excess([mean_square(f, d) for f, d in zip((factor, *others), dense, strict=True)])
+    return excess([kind.mean_square(f) for f, kind in zip((factor, *others), kinds, strict=True)])
 
 
 def product_cost(
-    shape: Shape, itemsize: int = 4, *, dense: bool, products: int = 1, **options: Any
+    shape: Shape, itemsize: int = 4, *, kind: Pattern, products: int = 1, **options: Any
 ) -> Cost:
     """Of so many products of two factors."""
-    width = shape[-1] if dense else 1
+    width = 1 if kind.ndim == 1 else shape[-1]
     return Cost(2.0 * products * prod(shape) * width, 3.0 * itemsize * products * prod(shape))
 
 

@@ -15,56 +15,53 @@ import torch
 from torch import Tensor
 
 from modula.kernels.factors import (
-    add_identity,
     gain_of,
     grown,
     mean_squares,
     over,
     product_cost,
-    square_plain,
-    white_moment,
+    transposed_square,
 )
 from modula.kernels.op import Cost, Op, Shape
+from modula.kernels.second_moment import moment as moment_along
+from modula.kernels.structure import DIAGONAL, Pattern
 
 
-def seen_moment_plain(white: Tensor, *, dim: int, ndim: int, share: float, dense: bool) -> Tensor:
-    """U_i = share mat_i(X) mat_i(X)^T for X = G x_1 K_1^T ... x_k K_k^T, or its diagonal."""
-    return white_moment(white, dense, dim=dim, ndim=ndim, share=share)
+def seen_moment_plain(white: Tensor, *, dim: int, ndim: int, share: float, kind: Pattern) -> Tensor:
+    """U_i = share mat_i(X) mat_i(X)^T for X = G x_1 K_1^T ... x_k K_k^T, as much as K_i keeps."""
+    return moment_along(white, kind, dim=dim, ndim=ndim, share=share)
 
 
-def congruence_plain(moment: Tensor, root: Tensor, *, dense: bool) -> Tensor:
-    """K^T M K for a moment M: (..., d, d), or its diagonal where K is diagonal.
+def congruence_plain(moment: Tensor, root: Tensor, *, kind: Pattern) -> Tensor:
+    """K^T M K for a moment M: (..., d, d), as much of it as K keeps.
 
     K may have ones among the dims before its own, which M has not.
     """
-    if dense:
-        return root.mT @ moment.reshape(root.shape) @ root
-    return root.square() * moment.diagonal(dim1=-2, dim2=-1).reshape(root.shape)
+    part = kind.part_of(moment).reshape(root.shape)
+    return root.square() * part if kind.ndim == 1 else root.mT @ part @ root
 
 
-def crossed_plain(moment: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Tensor:
-    """U_i prod_j trace(U_j) / d_j     j: the other dims; dense: of U_i and the others"""
-    for other, is_dense in zip(others, dense[1:], strict=True):
-        diagonal = other.diagonal(dim1=-2, dim2=-1) if is_dense else other
-        moment = moment * over(diagonal.mean(-1), moment)
+def crossed_plain(moment: Tensor, *others: Tensor, kinds: tuple[Pattern, ...]) -> Tensor:
+    """U_i prod_j trace(U_j) / d_j     j: the other dims; kinds: of U_i and the others"""
+    for other, kind in zip(others, kinds[1:], strict=True):
+        moment = moment * over(kind.mean(other), moment)
     return moment
 
 
 def log_gradient_plain(
-    moment: Tensor, root: Tensor, *others: Tensor, damping: float, dense: tuple[bool, ...]
+    moment: Tensor, root: Tensor, *others: Tensor, damping: float, kinds: tuple[Pattern, ...]
 ) -> Tensor:
     """H_i = (U_i + damping prod_j mean eigenvalue(K_j K_j^T) K_i^T K_i - I) / 2
 
     K_i Exp(-rate H_i) moves S_i by rate (M_i - S_i) to first order, U_i = K_i^T M_i K_i.
-    dense  for K_i and the others whether they are matrices
+    kinds  of K_i and the others
     """
-    change = moment / 2
-    counted = change[..., 0, 0] if dense[0] else change[..., 0]
+    change, kind = moment / 2, kinds[0]
     if damping:
-        own = square_plain(root.mT if dense[0] else root, dense=dense[0])
-        size = damping / 2 * mean_squares(others, dense[1:], own)
+        own = transposed_square(root, kind)
+        size = damping / 2 * mean_squares(others, kinds[1:], own)
         change = torch.addcmul(change, own, over(size, own))
-    return add_identity(change, torch.full_like(counted, -0.5), dense[0])
+    return kind.add_identity_(change, torch.full_like(kind.mean(change), -0.5))
 
 
 def group_momentum_plain(speed: Tensor, change: Tensor, fresh: Tensor, *, beta: float) -> Tensor:
@@ -79,12 +76,16 @@ def group_step_plain(
     *gauge: Tensor,
     rate: float,
     limit: float,
-    dense: bool,
+    kind: Pattern,
 ) -> Tensor:
-    """K (I - rate M / max(1, ||M||_F / limit)) / sqrt(gauge) where there was a sample."""
-    length = torch.linalg.vector_norm(speed, dim=(-2, -1) if dense else -1)
+    """K (I - rate M / max(1, ||M||_F / limit)) / sqrt(gauge) where there was a sample.
+
+    Where K is triangular, M is replaced by the triangular X with X + X^T = 2 M: K K^T moves by the
+    same to first order.
+    """
+    length = torch.linalg.vector_norm(speed, dim=kind.dims)
     change = speed * over(-rate * fresh / (length / limit).clamp(min=1), speed)
-    root = grown(root, change, dense)
+    root = grown(root, kind.generator(change), kind)
     return root * over(gauge[0].rsqrt(), root) if gauge else root
 
 
@@ -94,33 +95,29 @@ def moments_gain_plain(
     *moments_and_roots: Tensor,
     beta: float,
     damping: float,
-    dense: tuple[bool, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """The gain for r = prod_i trace(U_i) / d_i + damping prod_i mean eigenvalue(K_i K_i^T): (...)
 
-    dense  of each moment, and of the root of the same place
+    kinds  of each moment, and of the root of the same place
     """
-    moments = moments_and_roots[: len(dense)]
-    diagonals = (
-        x.diagonal(dim1=-2, dim2=-1) if is_dense else x
-        for x, is_dense in zip(moments, dense, strict=True)
-    )
-    size = reduce(mul, (x.mean(-1) for x in diagonals))
-    size = size + damping * mean_squares(moments_and_roots[len(dense) :], dense, size)
+    moments, roots = moments_and_roots[: len(kinds)], moments_and_roots[len(kinds) :]
+    size = reduce(mul, (kind.mean(x) for x, kind in zip(moments, kinds, strict=True)))
+    size = size + damping * mean_squares(roots, kinds, size)
     return gain_of(size, fresh, seen, beta)
 
 
-def _moment_cost(shape: Shape, itemsize: int = 4, *, dim: int, dense: bool, **options: Any) -> Cost:
-    size = shape[dim] if dense else 1
-    return Cost(2.0 * prod(shape) * size, 2.0 * itemsize * prod(shape))
+def _moment_cost(
+    shape: Shape, itemsize: int = 4, *, dim: int, kind: Pattern, **options: Any
+) -> Cost:
+    width = kind.width(shape[dim])
+    return Cost(2.0 * prod(shape) * width, 2.0 * itemsize * prod(shape))
 
 
 def _products(products: int) -> Callable[..., Cost]:
-    def cost(
-        shape: Shape, itemsize: int = 4, *, dense: bool | tuple[bool, ...] = False, **options: Any
-    ) -> Cost:
-        matrix = dense if isinstance(dense, bool) else dense[0]
-        return product_cost(shape, itemsize, dense=matrix, products=products)
+    def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
+        kind = options.get("kind") or options.get("kinds", (DIAGONAL,))[0]
+        return product_cost(shape, itemsize, kind=kind, products=products)
 
     return cost
 

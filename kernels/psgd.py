@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from modula.kernels.factors import (
-    add_identity,
     gain_of,
     grown,
     mean_squares,
     over,
     product_cost,
     square_plain,
-    white_moment,
+    transposed_square,
 )
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.second_moment import entries
+from modula.kernels.second_moment import moment as moment_along
+from modula.kernels.structure import FULL, Pattern
 
 FARTHEST = 1 / 8  # of a rotation: its angle, relative to the asymmetry's size
 
@@ -34,7 +35,7 @@ def whitened_moment_plain(
     ndim: int,
     share: float,
     damping: float,
-    dense: tuple[bool, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """share mat_i(W) mat_i(W)^T + f P_i for W = G x_1 P_1 ... x_k P_k, or its diagonal.
 
@@ -42,20 +43,20 @@ def whitened_moment_plain(
 
     Where this is I, S_i = P_i^-2 has no eigenvalue below f^2: without the first term P_i = I / f.
     f^2 is `damping` times what gradients of the same size without structure give for S_i.
-    dense  for P_i and the others whether they are matrices
+    kinds  of P_i and the others
     """
-    new = white_moment(white, dense[0], dim=dim, ndim=ndim, share=share)
+    new = moment_along(white, kinds[0], dim=dim, ndim=ndim, share=share)
     if not damping:
         return new
-    floor = (damping * _noise(sample, others, dense, ndim)).sqrt()
+    floor = (damping * _noise(sample, others, kinds, ndim)).sqrt()
     return torch.addcmul(new, inverse, over(floor, inverse))
 
 
 def _noise(
-    sample: Tensor, others: tuple[Tensor, ...], dense: tuple[bool, ...], ndim: int
+    sample: Tensor, others: tuple[Tensor, ...], kinds: tuple[Pattern, ...], ndim: int
 ) -> Tensor:
     """mean(G^2) prod_j mean eigenvalue(X_j X_j^T): what noise as large as G adds to S_i."""
-    squares = mean_squares(others, dense[1:], sample)
+    squares = mean_squares(others, kinds[1:], sample)
     counted = sample.shape[: sample.ndim - ndim]
     return sample.reshape(*counted, -1).square().mean(-1) * squares
 
@@ -79,14 +80,15 @@ def _length(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def running_bound_plain(
-    bound: Tensor, fresh: Tensor, moment: Tensor, *prior: Tensor, beta: float, dense: bool
+    bound: Tensor, fresh: Tensor, moment: Tensor, *prior: Tensor, beta: float, kind: Pattern
 ) -> Tensor:
     """L <- max(beta L + (1 - beta) l, l) for l = ||moment + prior||, the prior I if none is given.
 
     A Lipschitz constant that rises at once and falls slowly: (...)
     """
     whole = moment + prior[0] if prior else moment
-    now = spectral_guess(whole) if dense else whole.amax(-1)
+    sizes = whole if kind.ndim == 1 else spectral_guess(whole)
+    now = entries(sizes, bound).amax(-1)
     now = now if prior else now + 1
     return torch.where(fresh > 0, torch.maximum(bound.lerp(now, 1 - beta), now), bound)
 
@@ -108,12 +110,12 @@ def whitening_step_plain(
     rate: float,
     last_rate: float,
     horizon: float,
-    dense: bool,
+    kind: Pattern,
 ) -> Tensor:
     """PRO: K (I - mu / L (moment - I)) / sqrt(gauge), which rests where the moment is I."""
     size = fresh * rate_now(seen, bound, rate, last_rate, horizon)
-    change = add_identity(moment * over(-size, moment), size, dense)
-    return grown(root, change, dense) * over(gauge.rsqrt(), root)
+    change = kind.add_identity_(moment * over(-size, moment), size)
+    return grown(root, change, kind) * over(gauge.rsqrt(), root)
 
 
 def triangular_step_plain(
@@ -128,12 +130,13 @@ def triangular_step_plain(
     rate: float,
     last_rate: float,
     horizon: float,
-    dense: bool,
+    kind: Pattern,
 ) -> Tensor:
     """EQ: K (I - mu / L tril(moment - prior)) / sqrt(gauge), lower triangular as K is."""
     size = fresh * rate_now(seen, bound, rate, last_rate, horizon)
     change = (prior - moment) * over(size, moment)
-    return grown(root, change.tril() if dense else change, dense) * over(gauge.rsqrt(), root)
+    change = change if kind.ndim == 1 else change.tril()
+    return grown(root, change, kind) * over(gauge.rsqrt(), root)
 
 
 def triangular_moment_plain(
@@ -145,23 +148,23 @@ def triangular_moment_plain(
     ndim: int,
     share: float,
     damping: float,
-    dense: tuple[bool, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """share A A^T for A = mat_i(G x_1 K_1^T ... x_k K_k^T), as if G had noise of its own.
 
     The noise has the mean square damping mean(G^2); it is integrated out, not drawn.
     """
-    new = white_moment(white, dense[0], dim=dim, ndim=ndim, share=share)
+    new = moment_along(white, kinds[0], dim=dim, ndim=ndim, share=share)
     if not damping:
         return new
-    power = damping * _noise(sample, others, dense, ndim)
-    noise = square_plain(root.mT if dense[0] else root, dense=dense[0])
+    power = damping * _noise(sample, others, kinds, ndim)
+    noise = transposed_square(root, kinds[0])
     return torch.addcmul(new, noise, over(power, noise))
 
 
-def inverse_factor_plain(root: Tensor, *, dense: bool) -> Tensor:
+def inverse_factor_plain(root: Tensor, *, kind: Pattern) -> Tensor:
     """K^-1 of a lower triangular K, or of a diagonal one."""
-    if not dense:
+    if kind.ndim == 1:
         return 1 / root
     eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
     return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
@@ -173,17 +176,17 @@ def size_balance_plain(
     seen: Tensor,
     *inverses: Tensor,
     beta: float,
-    dense: tuple[bool, ...],
+    kinds: tuple[Pattern, ...],
 ) -> Tensor:
     """EQ's gain, for r = mean(A^2) / prod_j mean eigenvalue(K_j^-1 K_j^-T): 1 at its optimum."""
-    size = entries(white, seen).square().mean(-1) / mean_squares(inverses, dense, seen)
+    size = entries(white, seen).square().mean(-1) / mean_squares(inverses, kinds, seen)
     return gain_of(size, fresh, seen, beta)
 
 
-def prior_plain(inverse: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Tensor:
+def prior_plain(inverse: Tensor, *others: Tensor, kinds: tuple[Pattern, ...]) -> Tensor:
     """K_i^-1 K_i^-T prod_j mean eigenvalue(K_j^-1 K_j^-T): what white noise is expected to give."""
-    own = square_plain(inverse, dense=dense[0])
-    return own * over(mean_squares(others, dense[1:], own), own)
+    own = square_plain(inverse, kind=kinds[0])
+    return own * over(mean_squares(others, kinds[1:], own), own)
 
 
 def rotated_plain(root: Tensor) -> Tensor:
@@ -204,20 +207,19 @@ def rotated_plain(root: Tensor) -> Tensor:
 
 
 def _moment_cost(
-    shape: Shape, itemsize: int = 4, *, dim: int, dense: tuple[bool, ...], **options: Any
+    shape: Shape, itemsize: int = 4, *, dim: int, kinds: tuple[Pattern, ...], **options: Any
 ) -> Cost:
-    size = shape[dim] if dense[0] else 1
-    return Cost(2.0 * prod(shape) * size, 3.0 * itemsize * prod(shape))
+    width = kinds[0].width(shape[dim])
+    return Cost(2.0 * prod(shape) * width, 3.0 * itemsize * prod(shape))
 
 
-def _one_product(
-    shape: Shape, itemsize: int = 4, *, dense: bool | tuple[bool, ...], **options: Any
-) -> Cost:
-    return product_cost(shape, itemsize, dense=dense if isinstance(dense, bool) else dense[0])
+def _one_product(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
+    kind = options.get("kind") or options["kinds"][0]
+    return product_cost(shape, itemsize, kind=kind)
 
 
 def _two_products(shape: Shape, itemsize: int = 4) -> Cost:
-    return product_cost(shape, itemsize, dense=True, products=2)
+    return product_cost(shape, itemsize, kind=FULL, products=2)
 
 
 whitened_moment = Op("whitened_moment", whitened_moment_plain, _moment_cost)

@@ -1,5 +1,7 @@
 r"""Inverse roots of averaged second moments: (S + damping)^-p, kept as they were where S is bad."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
@@ -63,6 +65,29 @@ def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.full_like(x[..., 0], torch.nan), torch.full_like(x, torch.nan)
 
 
+def of_blocks(
+    root: Callable[..., Tensor],
+    factor: Tensor,
+    previous: Tensor,
+    *,
+    power: float,
+    damping: float,
+    trace_power: float = 0.0,
+) -> Tensor:
+    """A root of matrices, taken of blocks on a diagonal: (..., count, b, b).
+
+    Each is damped in units of its own; trace(S) is that of all of them.
+    """
+    trace = factor.diagonal(dim1=-2, dim2=-1).sum((-2, -1))
+    scale = torch.where(trace > 0, trace, 1.0)[..., None, None, None] ** (trace_power * power)
+    return scale * root(factor, previous / scale, power=power, damping=damping)
+
+
+def inverse_root_blocks_plain(factor: Tensor, previous: Tensor, **options: float) -> Tensor:
+    """inverse_root_plain of blocks on a diagonal."""
+    return of_blocks(inverse_root_plain, factor, previous, **options)
+
+
 def inverse_root_diagonal_plain(
     factor: Tensor, previous: Tensor, *, power: float, damping: float, trace_power: float = 0.0
 ) -> Tensor:
@@ -77,12 +102,13 @@ def inverse_root_diagonal_plain(
 
 
 def rejected_plain(count: Tensor, factor: Tensor) -> Tensor:
-    """count + 1 where a dense factor is not finite or has a negative trace: its root stays.
+    """count + 1 where a factor, or a block of it, is not finite or has a negative trace.
 
-    count: (...), factor: (..., d, d)
+    Its root stays.  count: (...), factor: (..., d, d) or (..., blocks, b, b)
     """
     trace = factor.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return count + ~(factor.isfinite().all((-2, -1)) & (trace >= 0))
+    good = factor.isfinite().all((-2, -1)) & (trace >= 0)
+    return count + ~good.reshape(*count.shape, -1).all(-1)
 
 
 def _cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
@@ -103,6 +129,12 @@ inverse_root = Op(
     inverse_root_plain,
     _cost,
     fused_at="modula.kernels.coupled:inverse_root_coupled",
+)
+inverse_root_blocks = Op(
+    "inverse_root",
+    inverse_root_blocks_plain,
+    _cost,
+    fused_at="modula.kernels.coupled:inverse_root_blocks_coupled",
 )
 inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)
 rejected = Op("rejected", rejected_plain, _diagonal_cost)

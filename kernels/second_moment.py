@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.kernels.gram import symmetric_product
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
+from modula.kernels.structure import Pattern, Structure
 
 
 def tally_plain(seen: Tensor, gradient: Tensor) -> Tensor:
@@ -37,23 +37,9 @@ def unfold(x: Tensor, dim: int, ndim: int) -> Tensor:
     return x.movedim(dim, -ndim).flatten(-ndim + 1, -1) if ndim > 1 else x.unsqueeze(-1)
 
 
-def gram(x: Tensor) -> Tensor:
-    """x x^T, (..., d, r) -> (..., d, d); large matrices one by one, half of the work left out."""
-    stack = x.reshape(-1, *x.shape[-2:])
-    if x.device.type != "cpu":
-        return x @ x.mT
-    grams = torch.stack([symmetric_product(one, one.mT) for one in stack])
-    return grams.reshape(*x.shape[:-1], x.shape[-2])
-
-
-def moment(x: Tensor, dim: int, ndim: int, share: float) -> Tensor:
-    """share * mat_i(x) mat_i(x)^T: (..., d_i, d_i)"""
-    return share * gram(unfold(x, dim, ndim))
-
-
-def diagonal_moment(x: Tensor, dim: int, ndim: int, share: float) -> Tensor:
-    """The diagonal of `moment`: (..., d_i)"""
-    return share * unfold(x, dim, ndim).square().sum(-1)
+def moment(x: Tensor, kind: Pattern, *, dim: int, ndim: int, share: float) -> Tensor:
+    """What is kept of share * mat_i(x) mat_i(x)^T, (..., d_i, d_i)."""
+    return share * kind.gram(unfold(x, dim, ndim))
 
 
 def step_weight(seen: Tensor, beta: float, unbiased: bool) -> Tensor:
@@ -87,24 +73,10 @@ def average_gram_plain(
     share: float,
     beta: float,
     unbiased: bool,
+    kind: Pattern,
 ) -> Tensor:
-    """The average of share * mat_i(x) mat_i(x)^T, a sample further: (..., d_i, d_i)."""
-    return average_moment(factor, moment(x, dim, ndim, share), seen, beta=beta, unbiased=unbiased)
-
-
-def average_squares_plain(
-    factor: Tensor,
-    x: Tensor,
-    seen: Tensor,
-    *,
-    dim: int,
-    ndim: int,
-    share: float,
-    beta: float,
-    unbiased: bool,
-) -> Tensor:
-    """The same, of which only the diagonal is kept: (..., d_i)."""
-    new = diagonal_moment(x, dim, ndim, share)
+    """The average of share * mat_i(x) mat_i(x)^T, a sample further, as much as is kept of it."""
+    new = moment(x, kind, dim=dim, ndim=ndim, share=share)
     return average_moment(factor, new, seen, beta=beta, unbiased=unbiased)
 
 
@@ -114,15 +86,12 @@ def mean_eigenvalue(factor: Tensor, ndim: int) -> Tensor:
     return diagonal.mean(-1)
 
 
-def gauge_plain(factor: Tensor, *others: Tensor, dense: tuple[bool, ...]) -> Tensor:
+def gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Structure, ...]) -> Tensor:
     """By how much the mean eigenvalue of a factor exceeds the geometric mean of all of them.
 
-        c = t_0 / (t_0 t_1 ... t_k)^(1/(k+1))       t_i: mean eigenvalues; 1 if any is zero
-
-    dense  for each factor whether it is a matrix or a diagonal
+    c = t_0 / (t_0 t_1 ... t_k)^(1/(k+1))       t_i: mean eigenvalues; 1 if any is zero
     """
-    sizes = [mean_eigenvalue(f, 1 + d) for f, d in zip((factor, *others), dense, strict=True)]
-    return excess(sizes)
+    return excess([kind.mean(f) for f, kind in zip((factor, *others), kinds, strict=True)])
 
 
 def excess(sizes: Sequence[Tensor]) -> Tensor:
@@ -138,7 +107,7 @@ def regauge_plain(x: Tensor, gauge: Tensor, *, power: float) -> Tensor:
 
 
 def first_scale_plain(
-    factor: Tensor, gradient: Tensor, seen: Tensor, *, power: float, dense: bool
+    factor: Tensor, gradient: Tensor, seen: Tensor, *, power: float, kind: Structure
 ) -> Tensor:
     """At the first sample, a multiple of the identity in keeping with its size: rms(G)^power I.
 
@@ -146,24 +115,21 @@ def first_scale_plain(
     that begin with the identity learn it step by step.  Later the factor stays as it is.
     """
     rms = entries(gradient, seen).square().mean(-1).sqrt()
-    size = torch.where(rms > 0, rms, 1.0)[..., None] ** power
-    first = (seen == 1)[..., None]
-    if not dense:
-        return torch.where(first, size, factor)
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.where(first[..., None], size[..., None] * eye, factor)
+    begun = kind.identity(torch.where(rms > 0, rms, 1.0) ** power, factor)
+    is_first = (seen == 1) & (rms > 0)
+    return torch.where(is_first[(..., *(None,) * kind.ndim)], begun, factor)
 
 
-def _gram_cost(shape: Shape, itemsize: int = 4, *, dim: int, ndim: int, **options: Any) -> Cost:
-    size, entries = shape[dim], prod(shape)
-    batch = prod(shape[:-ndim])
-    moved = itemsize * (entries + 3 * batch * size * size)
-    return Cost(2.0 * entries * size + 3.0 * batch * size * size, moved)
+def _gram_cost(
+    shape: Shape, itemsize: int = 4, *, dim: int, ndim: int, kind: Structure, **options: Any
+) -> Cost:
+    width, entries = kind.width(shape[dim]), prod(shape)
+    kept = prod(shape[:-ndim]) * shape[dim] * width
+    return Cost(2.0 * entries * width + 3.0 * kept, itemsize * (entries + 3.0 * kept))
 
 
 tally = Op("tally", tally_plain, elementwise_cost(1, 1))
 average_gram = Op("average_gram", average_gram_plain, _gram_cost)
-average_squares = Op("average_squares", average_squares_plain, elementwise_cost(2, 1))
 gauge = Op("gauge", gauge_plain, elementwise_cost(0, 0))
 regauge = Op("regauge", regauge_plain, elementwise_cost(1, 2))
 first_scale = Op("first_scale", first_scale_plain, elementwise_cost(0, 1))

@@ -21,6 +21,7 @@ from torch import Tensor
 from modula.kernels.polar import polar
 from modula.kernels.polynomials import PolarExpress
 from modula.kernels.spectral_bound import spectral_bound
+from modula.kernels.spectral_clip import spectral_clip
 
 ITERATIONS = 10  # reaches 98 to 100 % of the best value, see the tests
 RHO = 0.5
@@ -50,26 +51,13 @@ def to_tangent(w: Tensor, x: Tensor) -> Tensor:
     return x - w @ _symmetric_part(w.mT @ x)
 
 
-def clip(x: Tensor) -> Tensor:
-    """Singular values above one become one, x: (..., m, n) with m >= n; two polar factors.
-
-    With x = O H, O = polar(x), H = (x^T x)^(1/2):  (x + O (I - |I - H|)) / 2,  and the absolute
-    value of the symmetric D = I - H is D polar(D). Where a polar factor has not converged, H or
-    I - H is nearly zero, so that the error is as small.
-    """
-    o = polar(x, **POLAR)
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    d = eye - _symmetric_part(o.mT @ x)
-    return (x + o @ (eye - _symmetric_part(d @ polar(d, **POLAR)))) / 2
-
-
 def _rounds(w: Tensor, t: Tensor, iterations: int) -> Tensor:
     omega = t
     a = polar(t, **POLAR)
     for _ in range(iterations):
         m = t + w @ _symmetric_part(w.mT @ (omega - a / RHO))
         relaxed = RELAXATION * m + (1 - RELAXATION) * omega
-        clipped = clip(a + RHO * relaxed)
+        clipped = spectral_clip(a + RHO * relaxed, high=1.0, **POLAR)
         omega = relaxed + (a - clipped) / RHO
         a = clipped
     return a

@@ -24,6 +24,7 @@ from modula.kernels.gram import one_by_one
 from modula.kernels.op import Cost, Locality, Op, Shape, check_matrix
 from modula.kernels.polar import polar
 from modula.kernels.spectral_bound import spectral_bound
+from modula.kernels.spectral_clip import spectral_clip
 from modula.kernels.stiefel_admm import ITERATIONS, POLAR, admm_direction
 from modula.kernels.stiefel_split import split_direction
 
@@ -91,9 +92,9 @@ def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
     if m >= 2 * n:
         # Five products with a tall matrix, and of small ones: an eigendecomposition (9 n^3), ten.
         return _times(batch, Cost(10.0 * m * n**2 + 29.0 * n**3, passes))
-    small = polar.cost((n, n), itemsize, **POLAR)
+    clipping = spectral_clip.cost((m, n), itemsize, high=1.0, **POLAR)
+    one_round = clipping + Cost(4.0 * m * n**2, passes)
     tall = polar.cost((m, n), itemsize, **POLAR)
-    one_round = tall + small + Cost(8.0 * m * n**2 + 2.0 * n**3, passes)
     ends = tall + spectral_bound.cost((m, n), itemsize) + Cost(12.0 * m * n**2, passes)
     return _times(batch, ends + _times(ITERATIONS, one_round))
 

@@ -1,7 +1,9 @@
 """What a constraint set must answer, at a point and along a step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ class Manifold(ABC):
     Laws, checked for every subclass by tests/laws/test_manifold_laws.py:
         residual(project(x)) == 0, residual(retract(x, v)) == 0, residual(sample(shape)) == 0
         to_tangent(x, to_tangent(x, v)) == to_tangent(x, v), orthogonal to what it removes
+        tangent_projector(x)(v) == to_tangent(x, v), to the bit
         retract(x, t v) == x + t v + O(t^2) for every tangent v
         transport(x, y, v) is tangent at y, and transport(x, x, v) == v for every tangent v
         a point stays where it is: project(x) == x and retract(x, 0) == x
@@ -38,6 +41,10 @@ class Manifold(ABC):
     @abstractmethod
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """The part of v that stays on the manifold to first order: its orthogonal projection."""
+
+    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """v -> to_tangent(x, v), for many v at one x: what x alone decides is computed once."""
+        return partial(self.to_tangent, x)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         """Follow the tangent v from x, ending on the manifold: at the point nearest to x + v."""

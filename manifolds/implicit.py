@@ -1,6 +1,7 @@
 """A manifold given by one function."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,12 +61,20 @@ class Implicit(Manifold):
         return self._gauss_newton(f, self._rows(point)).reshape(x.shape).to(x.dtype)
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
+        return self.tangent_projector(x)(v)
+
+    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        (point,) = in_working_dtype(x)
         if x.numel() == 0:
-            return v.clone()
+            return torch.clone
         jacobian = Jacobian(self._flat(x.shape), self._rows(point))
-        change = jacobian.times(self._rows(vector))
-        return (vector - jacobian.shortest_step(change).reshape(v.shape)).to(v.dtype)
+
+        def to_tangent(v: Tensor) -> Tensor:
+            (vector,) = in_working_dtype(v)
+            change = jacobian.times(self._rows(vector))
+            return (vector - jacobian.shortest_step(change).reshape(v.shape)).to(v.dtype)
+
+        return to_tangent
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)

@@ -1,5 +1,6 @@
 """Matrices with given singular values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -70,17 +71,27 @@ class Isospectral(Manifold):
         return x if self.spectrum is None else self.retract(x, torch.zeros_like(x))
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
+        return self.tangent_projector(x)(v)
+
+    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        (point,) = in_working_dtype(x)
         u, s, vh = scaled_svd(point)
         s = self._values(s)
         near = slack(x.dtype, s.dtype) * s[..., :1]
         present = s > near
-        u, vh = u * present[..., None, :], vh * present[..., :, None]
+        left, right = u * present[..., None, :], vh * present[..., :, None]
         equal = (s[..., :, None] - s[..., None, :]).abs() <= near[..., None]
-        left, inner = u @ (u.mT @ vector), u.mT @ vector @ vh.mT
-        nowhere = vector - left - (vector - left) @ vh.mT @ vh
-        stretch = (inner + inner.mT) / 2 * equal
-        return (vector - nowhere - u @ stretch @ vh).to(v.dtype)
+
+        def to_tangent(v: Tensor) -> Tensor:
+            (vector,) = in_working_dtype(v)
+            inner = left.mT @ vector
+            rest = vector - left @ inner
+            nowhere = rest - rest @ right.mT @ right
+            inner = inner @ right.mT
+            stretch = (inner + inner.mT) / 2 * equal
+            return (vector - nowhere - left @ stretch @ right).to(v.dtype)
+
+        return to_tangent
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)

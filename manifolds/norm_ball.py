@@ -1,5 +1,6 @@
 """The ball of any norm."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,18 +67,25 @@ class NormBall(Region):
         return self.norm.project(point, self.radius).to(x.dtype)
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = x.double(), v.double()
+        return self.tangent_projector(x)(v)
+
+    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         (working,) = in_working_dtype(x)
+        outwards = (1 + slack(x.dtype, working.dtype)) * x.double()
         # A point that rounding left just inside is moved to the boundary.
-        point = self.norm.project((1 + slack(x.dtype, working.dtype)) * point, self.radius)
-        size = self.norm(vector)[(..., *(None,) * self.ndim)]
-        unit = torch.where(size > 0, vector / size, 0.0)
+        point = self.norm.project(outwards, self.radius)
 
-        def moved(t: float) -> Tensor:
-            return (self.norm.project(point + t * unit, self.radius) - point) / t
+        def to_tangent(v: Tensor) -> Tensor:
+            vector, step = v.double(), STEP * self.radius
+            size = self.norm(vector)[(..., *(None,) * self.ndim)]
+            unit = torch.where(size > 0, vector / size, 0.0)
+            half, whole = (
+                (self.norm.project(point + t * unit, self.radius) - point) / t
+                for t in (step / 2, step)
+            )
+            return (size * (2 * half - whole)).to(v.dtype)
 
-        step = STEP * self.radius
-        return (size * (2 * moved(step / 2) - moved(step))).to(v.dtype)
+        return to_tangent
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """A standard normal point, its norm made uniform between zero and the radius."""

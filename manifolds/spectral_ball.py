@@ -1,6 +1,7 @@
 """Matrices whose singular values stay below a bound, or between two."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,16 +48,25 @@ class SingularValuesBetween(Region):
         return ((u * s.clamp(*self.bounds)[..., None, :]) @ vh).to(x.dtype)
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
+        return self.tangent_projector(x)(v)
+
+    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        (point,) = in_working_dtype(x)
         u, s, vh = scaled_svd(point)
         low, high = self.bounds
         near = slack(x.dtype, s.dtype)
-        inner = u.mT @ vector @ vh.mT
-        growth = (inner + inner.mT) / 2
-        outwards = _positive_part(growth, s >= high * (1 - near))
-        if low > 0:
-            outwards = outwards - _positive_part(-growth, s <= low * (1 + near))
-        return (vector - u @ outwards @ vh).to(v.dtype)
+        at_high, at_low = s >= high * (1 - near), s <= low * (1 + near)
+
+        def to_tangent(v: Tensor) -> Tensor:
+            (vector,) = in_working_dtype(v)
+            inner = u.mT @ vector @ vh.mT
+            growth = (inner + inner.mT) / 2
+            outwards = _positive_part(growth, at_high)
+            if low > 0:
+                outwards = outwards - _positive_part(-growth, at_low)
+            return (vector - u @ outwards @ vh).to(v.dtype)
+
+        return to_tangent
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Singular vectors uniform (Haar), singular values uniform between the bounds."""

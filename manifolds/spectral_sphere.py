@@ -1,5 +1,6 @@
 """Matrices of one spectral norm."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,10 +56,18 @@ class SpectralSphere(Manifold):
         return ((u * s[..., None, :]) @ vh).to(x.dtype)
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
+        return self.tangent_projector(x)(v)
+
+    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        (point,) = in_working_dtype(x)
         u, _, vh = scaled_svd(point)
         normal = u[..., :, :1] @ vh[..., :1, :]
-        return (vector - normal * (normal * vector).sum((-2, -1), keepdim=True)).to(v.dtype)
+
+        def to_tangent(v: Tensor) -> Tensor:
+            (vector,) = in_working_dtype(v)
+            return (vector - normal * (normal * vector).sum((-2, -1), keepdim=True)).to(v.dtype)
+
+        return to_tangent
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)

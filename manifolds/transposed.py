@@ -1,5 +1,6 @@
 """A manifold of tall matrices, for wide ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,10 @@ class Transposed(Manifold):
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return self.manifold.to_tangent(x.mT, v.mT).mT
+
+    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        to_tangent = self.manifold.tangent_projector(x.mT)
+        return lambda v: to_tangent(v.mT).mT
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         return self.manifold.retract(x.mT, v.mT).mT

@@ -10,6 +10,7 @@ from modula.norms.from_dual import FromDual
 from modula.norms.inverse_free import SINGD, InverseFree
 from modula.norms.kronecker import (
     KL,
+    BlockDiagonal,
     Dense,
     DenseIfShortest,
     DiagonalMode,
@@ -17,8 +18,10 @@ from modula.norms.kronecker import (
     Flat,
     Kronecker,
     Mode,
+    SpikeAndFlat,
     Sum,
     TraceScaled,
+    Triangular,
 )
 from modula.norms.layer import (
     Absolute,
@@ -29,6 +32,7 @@ from modula.norms.layer import (
     LayerMoments,
     Relative,
 )
+from modula.norms.low_rank import LowRank
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
@@ -60,6 +64,7 @@ __all__ = [
     "EQ",
     "PRO",
     "PSGD",
+    "LowRank",
     "SINGD",
     "InverseFree",
     "Solver",
@@ -77,6 +82,9 @@ __all__ = [
     "DiagonalMode",
     "Dense",
     "DenseIfShortest",
+    "BlockDiagonal",
+    "SpikeAndFlat",
+    "Triangular",
     "KL",
     "LinearMap",
     "LinearChain",

@@ -41,13 +41,13 @@ class LinearMap(ABC):
 def along(x: Tensor, matrix: Tensor, dim: int, ndim: int) -> Tensor:
     """The matrix applied along one dim of x, a weight of ndim dims: sum_j matrix[i, j] x[.. j ..].
 
-    x: (..., d_1, ..., d_ndim), matrix: (..., d, d), dim < 0 counts from the last.
+    x: (..., d_1, ..., d_ndim), matrix: (..., c, d), dim < 0 counts from the last.
     """
     if ndim == 2:
         return matrix @ x if dim == -2 else x @ matrix.mT
     moved = x.movedim(dim, -1)
     rows = moved.flatten(-ndim, -2) if ndim > 1 else moved.unsqueeze(-2)
-    return (rows @ matrix.mT).reshape(moved.shape).movedim(-1, dim)
+    return (rows @ matrix.mT).reshape(*moved.shape[:-1], -1).movedim(-1, dim)
 
 
 def spread(vector: Tensor, dim: int, ndim: int) -> Tensor:
@@ -139,6 +139,25 @@ class Inverse(LinearMap):
 
     def inverse_transpose(self, x: Tensor) -> Tensor:
         return self.of.transpose(x)
+
+
+@dataclass(frozen=True)
+class Transposed(LinearMap):
+    """The transpose of a map."""
+
+    of: LinearMap
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.of.transpose(x)
+
+    def transpose(self, x: Tensor) -> Tensor:
+        return self.of.apply(x)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return self.of.inverse_transpose(x)
+
+    def inverse_transpose(self, x: Tensor) -> Tensor:
+        return self.of.inverse(x)
 
 
 @dataclass(frozen=True)

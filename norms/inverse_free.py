@@ -18,7 +18,8 @@ class InverseFree(Metric):
 
     To first order S_1 <- S_1 + rate (E[G S_2^-1 G^T] / n - S_1): KL-Shampoo's S, without its roots.
 
-    modes       kind of each dim's factor, or one kind for all; what is too wide is diagonal
+    modes       kind of each dim's factor, or one kind for all: Dense, Triangular, BlockDiagonal,
+                DiagonalMode, Flat; a whole one that is too wide is diagonal
     rate        like 1 - beta of an average, while ||M||_F <= 1
     momentum    of M, in the coordinates in which the Fisher matrix of S is a multiple of I
     damping     added to S, in units of batch_size G^2: a power of one has units

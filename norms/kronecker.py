@@ -11,6 +11,10 @@ from modula.norms.metric import Memory, Metric
 class Mode(ABC):
     """What the factor of one dim looks like."""
 
+    def on(self, size: int) -> str:
+        """What the plan says of it, for a dim of this size."""
+        return f"{type(self).__name__.removesuffix('Mode').lower()} {size}"
+
 
 @dataclass(frozen=True)
 class Dense(Mode):
@@ -25,6 +29,42 @@ class DiagonalMode(Mode):
 @dataclass(frozen=True)
 class Flat(Mode):
     """The identity: nothing is estimated along this dim."""
+
+
+@dataclass(frozen=True)
+class BlockDiagonal(Mode):
+    """Dense blocks on a diagonal, each of `size` rows, or of their largest divisor below that."""
+
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"BlockDiagonal needs size >= 1; got {self.size}")
+
+    def on(self, size: int) -> str:
+        return f"{size} in blocks of {self.size}"
+
+
+@dataclass(frozen=True)
+class SpikeAndFlat(Mode):
+    """U diag(l) U^T + mu (I - U U^T): `rank` eigenvalues l with their vectors, one mu for the rest.
+
+    Source: Pro-KLShampoo 2026, arXiv:2605.06316 (its abstract), for the factors of KL-Shampoo.
+    """
+
+    rank: int = 16
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"SpikeAndFlat needs rank >= 1; got {self.rank}")
+
+    def on(self, size: int) -> str:
+        return f"{size} with {self.rank} spikes"
+
+
+@dataclass(frozen=True)
+class Triangular(Mode):
+    """Dense, kept as a triangular K with S_i = (K K^T)^-1, by metrics that keep one."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +149,9 @@ class Kronecker(Metric):
 
         S^-p g = G x_1 S_1^-p ... x_k S_k^-p
 
-    modes      kind of each dim's factor, or one kind for all; what is too wide, or cannot be
-               estimated from memory.samples gradients, becomes DiagonalMode
+    modes      kind of each dim's factor, or one kind for all: Dense, BlockDiagonal, SpikeAndFlat,
+               DiagonalMode, Flat; a Dense one that is too wide, or that cannot be estimated from
+               memory.samples gradients, becomes DiagonalMode
     fit        what the factors are
     damping    added to each factor, in units of its mean eigenvalue
     every      steps between two computations of the inverse roots

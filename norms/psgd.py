@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modula.norms.kronecker import Dense, Kronecker, Mode
 from modula.norms.metric import Memory, Metric
+
+if TYPE_CHECKING:
+    from modula.norms.low_rank import LowRank
 
 
 class Solver(ABC):
@@ -83,21 +87,9 @@ class PSGD(Metric):
     statistic: str = "gradient"
 
     def __post_init__(self) -> None:
-        if not 0 < self.last_rate <= self.rate < 1 or self.horizon <= 0:
-            raise ValueError(
-                "PSGD needs 0 < last_rate <= rate < 1 and horizon > 0; got "
-                f"last_rate {self.last_rate}, rate {self.rate}, horizon {self.horizon}"
-            )
-        if not (0 <= self.bound_beta < 1 and 0 <= self.size_beta <= 1 and self.damping >= 0):
-            raise ValueError(
-                "PSGD needs 0 <= bound_beta < 1, 0 <= size_beta <= 1 and damping >= 0; got "
-                f"bound_beta {self.bound_beta}, size_beta {self.size_beta}, "
-                f"damping {self.damping}"
-            )
-        if self.every < 1 or self.max_dim < 1:
-            raise ValueError(
-                f"PSGD needs every >= 1 and max_dim >= 1; got {self.every} and {self.max_dim}"
-            )
+        check_rates(self)
+        if self.max_dim < 1:
+            raise ValueError(f"PSGD needs max_dim >= 1; got {self.max_dim}")
 
     @property
     def power(self) -> float:
@@ -107,3 +99,21 @@ class PSGD(Metric):
     def product(self) -> Kronecker:
         """The Kronecker metric that this one fits, for its blocks and modes."""
         return Kronecker(self.modes, memory=Memory(1.0), square=self.square, max_dim=self.max_dim)
+
+
+def check_rates(metric: PSGD | LowRank) -> None:
+    """Raise ValueError if the metric cannot follow gradients at these rates."""
+    name = type(metric).__name__
+    if not 0 < metric.last_rate <= metric.rate < 1 or metric.horizon <= 0:
+        raise ValueError(
+            f"{name} needs 0 < last_rate <= rate < 1 and horizon > 0; got "
+            f"last_rate {metric.last_rate}, rate {metric.rate}, horizon {metric.horizon}"
+        )
+    if not (0 <= metric.bound_beta < 1 and 0 <= metric.size_beta <= 1 and metric.damping >= 0):
+        raise ValueError(
+            f"{name} needs 0 <= bound_beta < 1, 0 <= size_beta <= 1 and damping >= 0; got "
+            f"bound_beta {metric.bound_beta}, size_beta {metric.size_beta}, "
+            f"damping {metric.damping}"
+        )
+    if metric.every < 1:
+        raise ValueError(f"{name} needs every >= 1; got {metric.every}")

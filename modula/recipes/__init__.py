@@ -28,7 +28,7 @@ from modula.recipes.entrywise import (
     sign,
     sophia,
 )
-from modula.recipes.inverse_free import if_shampoo, psgd, psgd_pro, singd
+from modula.recipes.inverse_free import if_shampoo, psgd, psgd_lra, psgd_pro, singd
 from modula.recipes.kronecker import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
 from modula.recipes.layers import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
 from modula.recipes.matrices import SCALES, adamuon, muon, normuon, scion
@@ -75,6 +75,7 @@ RECIPES: Mapping[str, Recipe] = {
         soap_muon,
         psgd_pro,
         psgd,
+        psgd_lra,
         if_shampoo,
         singd,
         shampoo,

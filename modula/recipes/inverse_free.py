@@ -8,6 +8,8 @@ from torch import nn
 
 from modula.duality import Behind, HeavyBall
 from modula.norms.inverse_free import SINGD, InverseFree
+from modula.norms.kronecker import Dense, Mode
+from modula.norms.low_rank import LowRank
 from modula.norms.psgd import EQ, PSGD
 from modula.optimizer import SteepestDescent
 from modula.recipes.kronecker import preconditioned
@@ -83,10 +85,36 @@ def psgd(
     return preconditioned(model, lr, metric, momentum, options)
 
 
+def psgd_lra(
+    model: nn.Module,
+    lr: float = 0.01,
+    *,
+    rank: int = 10,
+    momentum: float = 0.9,
+    rate: float = 0.1,
+    last_rate: float = 0.01,
+    every: int = 2,
+    damping: float = 1e-6,
+    statistic: str = "gradient",
+    **options: Any,
+) -> SteepestDescent:
+    """PSGD with a diagonal and a low rank for each hidden matrix as a whole, AdamW on the others.
+
+        Q = (I + U V^T) diag(d),   w <- (1 - lr weight_decay) w - lr Q^T Q m       U, V: (mn, rank)
+
+    Options as for psgd_pro.  It knows no rows and columns, and keeps 2 rank + 1 numbers an entry.
+
+    Source: Li, github.com/lixilinx/psgd_torch, "LRA".
+    """
+    metric = LowRank(rank, rate, last_rate, every=every, damping=damping, statistic=statistic)
+    return preconditioned(model, lr, metric, momentum, options)
+
+
 def if_shampoo(
     model: nn.Module,
     lr: float = 1e-3,
     *,
+    modes: Mode | tuple[Mode, ...] = Dense(),
     momentum: float = 0.9,
     rate: float = 0.05,
     metric_momentum: float = 0.5,
@@ -101,11 +129,13 @@ def if_shampoo(
         v <- momentum v + K K^T G C C^T,   w <- (1 - lr weight_decay) w - lr v
 
     A power of one has units: damping and lr depend on the size of the loss, and `batch_size` has
-    to be the B of its mean for them to be the same at another B.
+    to be the B of its mean for them to be the same at another B.  `modes` says what is kept of K
+    and C, or of both: BlockDiagonal(30), Triangular(), ...
 
     Source: Lin et al. 2024, arXiv:2402.03496.
     """
     metric = InverseFree(
+        modes,
         rate=rate,
         momentum=metric_momentum,
         damping=damping,
@@ -119,6 +149,7 @@ def singd(
     model: nn.Module,
     lr: float = 1e-3,
     *,
+    modes: Mode | tuple[Mode, ...] = Dense(),
     momentum: float = 0.9,
     rate: float = 0.01,
     metric_momentum: float = 0.5,
@@ -132,11 +163,12 @@ def singd(
         S = E[e e^T] x E[x x^T] for a layer y = W x and the gradients e of its outputs
         v <- momentum v + S^-1 G,   w <- (1 - lr weight_decay) w - lr v
 
-    cross=False is IKFAC, K-FAC's own averages; metric_momentum=0 belongs to it.
+    cross=False is IKFAC, K-FAC's own averages; metric_momentum=0 belongs to it.  `modes` says what
+    is kept of both sides' factors, or of each: BlockDiagonal(30), Triangular(), ...
 
     Source: Lin et al. 2024, arXiv:2312.05705.
     """
     metric = SINGD(
-        rate=rate, momentum=metric_momentum, damping=damping, cross=cross, max_dim=max_dim
+        modes, rate, momentum=metric_momentum, damping=damping, cross=cross, max_dim=max_dim
     )
     return preconditioned(model, lr, metric, Behind(HeavyBall(momentum)), options)

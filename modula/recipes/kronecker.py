@@ -19,7 +19,15 @@ from modula.duality import (
     Unbiased,
 )
 from modula.geometry import Geometry
-from modula.norms.kronecker import KL, DenseIfShortest, Kronecker, Sum, TraceScaled
+from modula.norms.kronecker import (
+    KL,
+    Dense,
+    DenseIfShortest,
+    Kronecker,
+    Mode,
+    Sum,
+    TraceScaled,
+)
 from modula.norms.metric import Memory, Metric
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
@@ -59,6 +67,7 @@ def kl_shampoo(
     model: nn.Module,
     lr: float = 0.01,
     *,
+    modes: Mode | tuple[Mode, ...] = Dense(),
     momentum: float = 0.9,
     beta: float = 0.95,
     damping: float = 1e-4,
@@ -75,10 +84,17 @@ def kl_shampoo(
     network in turn.  A direction's entries have an RMS near sqrt((1 - momentum)/(1 + momentum)),
     and at most 3: what a metric that was long silent takes for huge goes no further.
 
+    modes  what is kept of S_1 and S_2, or of both: BlockDiagonal(size), DiagonalMode(), ...
+
     Source: Lin et al. 2025, arXiv:2509.03378.
     """
     metric = Kronecker(
-        fit=KL(), memory=Memory(beta, unbiased=False), damping=damping, every=every, max_dim=max_dim
+        modes,
+        KL(),
+        memory=Memory(beta, unbiased=False),
+        damping=damping,
+        every=every,
+        max_dim=max_dim,
     )
     return preconditioned(model, lr, metric, momentum, options, (GUARD,))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metrics import DTYPE, Runner, draw, program
+from metrics import DTYPE, STRUCTURED, Runner, draw, program
 from modula.duality import (
     Average,
     Batch,
@@ -230,7 +230,7 @@ NORMS = [L2(2), Spectral(), Max(2)]
 
 
 @pytest.mark.parametrize(
-    "metric", [Diagonal(), Kronecker(every=1), Scalar(), Eigenbasis()], ids=str
+    "metric", [Diagonal(), Kronecker(every=1), Scalar(), Eigenbasis(), *STRUCTURED], ids=str
 )
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 @pytest.mark.parametrize("manifold", [Euclidean(), Sphere(ndim=2), Stiefel()], ids=str)
@@ -319,7 +319,9 @@ def test_within_a_ball_sophia_is_the_constrained_minimum(batch: float) -> None:
         assert value(direction) <= value(other.clamp(-1, 1)) + 1e-12
 
 
-@pytest.mark.parametrize("metric", [Kronecker(), Kronecker(fit=Sum()), Scalar()], ids=str)
+@pytest.mark.parametrize(
+    "metric", [Kronecker(), Kronecker(fit=Sum()), Scalar(), *STRUCTURED], ids=str
+)
 def test_long_silence_and_a_silent_start_do_no_harm(metric: Metric) -> None:
     """O30, O31: factors freeze, nothing is NaN, and the next gradient is not amplified."""
     shape = (4, 3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metrics import DTYPE, Runner, draw, kronecker_samples, program
+from metrics import DTYPE, STRUCTURED, Runner, draw, kronecker_samples, program
 from modula.duality import Batch, Setting, Sharp, certify
 from modula.duality.coordinates import coordinates, describe
 from modula.duality.explain import known_as
@@ -290,7 +290,7 @@ def test_the_sandwich_is_certified(solver: Any, shape: tuple[int, int]) -> None:
     assert -1e-9 <= certificate.gap <= 0.12
 
 
-@pytest.mark.parametrize("metric", [PSGD(), PSGD(solver=EQ()), InverseFree()], ids=str)
+@pytest.mark.parametrize("metric", [PSGD(), PSGD(solver=EQ()), InverseFree(), *STRUCTURED], ids=str)
 @pytest.mark.parametrize("shape", [(1,), (5,), (1, 1), (1, 6), (3, 1, 4), (4, 2, 3, 3)], ids=str)
 def test_any_shape_has_a_metric(metric: Metric, shape: tuple[int, ...]) -> None:
     """O32."""

@@ -115,6 +115,15 @@ def test_inside_the_direction_is_the_duality_map(norm: Norm) -> None:
     assert_close(direction(norm, SpectralBall(), weight, gradient), norm.duality_map(gradient))
 
 
+@pytest.mark.parametrize("norm", [RMSToRMS(), Max(2), Frobenius(), Rows(RMS())], ids=str)
+def test_at_the_boundary_so_it_is_where_that_leads_inwards(norm: Norm) -> None:
+    weight = Stiefel().project(draw(Stiefel(), (6, 4), 0)[0])
+    inwards = norm.duality_map(weight)
+    assert_close(SpectralBall().to_tangent(weight, -inwards), -inwards)  # else a harder problem
+    assert_close(direction(norm, SpectralBall(), weight, weight), inwards)
+    assert torch.equal(direction(norm, SpectralBall(), weight, 0 * weight), 0 * weight)
+
+
 @every_region
 @pytest.mark.parametrize("norm", [Max(2), RMSToRMS(), Frobenius()], ids=str)
 def test_nothing_to_follow_and_nowhere_to_go_is_no_step(norm: Norm, region: Manifold) -> None:
@@ -139,6 +148,14 @@ def test_a_batch_is_a_loop_at_any_scale(norm: Norm) -> None:
     low = direction(norm, SpectralBall(), weights.float(), 1e-20 * gradients.float())
     gained = (gradients * low).sum((-2, -1)) / (gradients * at_once).sum((-2, -1))
     assert (gained > 0.98).all()
+
+
+def test_a_weight_kept_in_half_precision_is_at_the_boundary_from_its_own_rounding_away() -> None:
+    weight = (0.998 * Stiefel().project(draw(Stiefel(), (6, 4), 0)[0])).bfloat16()
+    gradient = -weight.float() + 0.1 * draw(Stiefel(), (6, 4), 1)[1].float()
+    d = direction(RMSToRMS(), SpectralBall(), weight, gradient)
+    assert_close(SpectralBall().to_tangent(weight, -d), -d, rtol=0, atol=1e-5)
+    assert (gradient * d).sum() > 0
 
 
 def test_a_norm_without_projection_is_served_by_its_duality_map() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.kernels import factors, psgd
+from modula.kernels.structure import DIAGONAL, FULL, Pattern
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -37,7 +38,7 @@ def test_bounds_rise_at_once_and_fall_slowly() -> None:
     bound, seen = torch.zeros((), dtype=torch.float64), []
     for moment in moments:
         fresh = torch.tensor(float(moment.any()), dtype=torch.float64)
-        bound = psgd.running_bound(bound, fresh, moment, beta=0.5, dense=True)
+        bound = psgd.running_bound(bound, fresh, moment, beta=0.5, kind=FULL)
         seen.append(float(bound))
     assert seen == pytest.approx([4.0, 3.0, 10.0, 10.0])
 
@@ -65,16 +66,17 @@ def test_a_symmetric_root_is_not_turned() -> None:
     assert torch.equal(psgd.rotated(root), root)
 
 
-@pytest.mark.parametrize("dense", [True, False])
-def test_squares_and_gauges(dense: bool) -> None:
+@pytest.mark.parametrize("kind", [FULL, DIAGONAL], ids=str)
+def test_squares_and_gauges(kind: Pattern) -> None:
+    dense = kind.ndim == 2
     root, other = (
         (drawn(0, 2, 3, 3), drawn(1, 2, 4, 4)) if dense else (drawn(0, 2, 3), drawn(1, 2, 4))
     )
     full = root if dense else torch.diag_embed(root)
-    square = factors.square(root, dense=dense)
+    square = factors.square(root, kind=kind)
     assert_close(square if dense else torch.diag_embed(square), full @ full.mT)
-    gauge = factors.factor_gauge(root, other, dense=(dense, dense))
-    back = factors.factor_gauge(other, root, dense=(dense, dense))
+    gauge = factors.factor_gauge(root, other, kinds=(kind, kind))
+    back = factors.factor_gauge(other, root, kinds=(kind, kind))
     assert_close(gauge * back, torch.ones(2, dtype=torch.float64))
-    sizes = [factors.mean_square(x, dense) for x in (root, other)]
+    sizes = [kind.mean_square(x) for x in (root, other)]
     assert_close(sizes[0] / gauge, sizes[1] / back)

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from modula.kernels import second_moment
 from modula.kernels.gram import STRIP
+from modula.kernels.structure import DIAGONAL, FULL
 from strategies import seeds
 
 ONCE = {"share": 0.3, "beta": 0.9, "unbiased": False}
@@ -28,16 +29,18 @@ def test_moments_are_the_einsum_of_every_dim(seed: int, ndim: int, dim: int) -> 
     left[dim], right[dim] = "y", "z"
     full = torch.einsum(f"b{''.join(left)},b{''.join(right)}->byz", x, x)
     seen, before = torch.full((2,), 3.0, dtype=x.dtype), draw(2, size, size, seed=seed + 1)
-    after = second_moment.average_gram(before, x, seen, dim=dim, ndim=ndim, **ONCE)
+    after = second_moment.average_gram(before, x, seen, dim=dim, ndim=ndim, kind=FULL, **ONCE)
     assert_close(after, 0.9 * before + 0.1 * 0.3 * full)
-    diagonal = second_moment.average_squares(before[..., 0], x, seen, dim=dim, ndim=ndim, **ONCE)
+    diagonal = second_moment.average_gram(
+        before[..., 0], x, seen, dim=dim, ndim=ndim, kind=DIAGONAL, **ONCE
+    )
     expected = full.diagonal(dim1=-2, dim2=-1)
     assert_close(diagonal, 0.9 * before[..., 0] + 0.1 * 0.3 * expected)
 
 
 def test_large_moments_are_exactly_symmetric() -> None:
     x = draw(2 * STRIP + 30, 40).float()
-    moment = second_moment.moment(x, -2, 2, 1.0)
+    moment = second_moment.moment(x, FULL, dim=-2, ndim=2, share=1.0)
     assert torch.equal(moment, moment.mT)
     assert_close(moment, x @ x.mT, rtol=1e-4, atol=1e-4)
 
@@ -56,7 +59,7 @@ def test_zero_gradients_are_no_samples() -> None:
     seen = torch.tensor([4.0, 4.0])
     assert second_moment.tally(seen, gradient).tolist() == [5.0, 4.0]
     before = draw(2, 2, 2, seed=1)
-    after = second_moment.average_gram(before, gradient, seen, dim=-2, ndim=2, **ONCE)
+    after = second_moment.average_gram(before, gradient, seen, dim=-2, ndim=2, kind=FULL, **ONCE)
     assert torch.equal(after[1], before[1]) and not torch.equal(after[0], before[0])
 
 
@@ -64,8 +67,8 @@ def test_the_gauge_makes_mean_eigenvalues_equal_and_keeps_their_product() -> Non
     a, b = draw(2, 4, 4), draw(2, 3, seed=1).exp()
     a = a @ a.mT
     gauges = (
-        second_moment.gauge(a, b, dense=(True, False)),
-        second_moment.gauge(b, a, dense=(False, True)),
+        second_moment.gauge(a, b, kinds=(FULL, DIAGONAL)),
+        second_moment.gauge(b, a, kinds=(DIAGONAL, FULL)),
     )
     assert_close(gauges[0] * gauges[1], torch.ones(2, dtype=a.dtype))
     balanced = [
@@ -78,7 +81,7 @@ def test_the_gauge_makes_mean_eigenvalues_equal_and_keeps_their_product() -> Non
 def test_a_fit_begins_with_the_identity_at_the_size_of_the_first_gradient() -> None:
     gradient, factor = draw(2, 3, 5), torch.zeros(2, 3, 3, dtype=torch.float64)
     seen = torch.tensor([1.0, 2.0])
-    begun = second_moment.first_scale(factor, gradient, seen, power=2.0, dense=True)
+    begun = second_moment.first_scale(factor, gradient, seen, power=2.0, kind=FULL)
     eye = torch.eye(3, dtype=torch.float64)
     assert_close(begun[0], gradient[0].square().mean() * eye)
     assert torch.equal(begun[1], factor[1])

@@ -221,6 +221,18 @@ def test_to_tangent_of_a_region_is_the_projection_on_a_cone(
 
 
 @every_manifold
+@settings(max_examples=4)
+@given(x=batches(tall=True), seed=seeds())
+def test_a_projector_prepared_once_serves_every_vector(
+    manifold: Manifold, x: Tensor, seed: int
+) -> None:
+    point, v = point_and_vector(manifold, fitting(manifold, x), seed)
+    to_tangent = manifold.tangent_projector(point)
+    for each in (v, torch.roll(v, 1, -1), -v, v):
+        assert torch.equal(to_tangent(each), manifold.to_tangent(point, each))
+
+
+@every_manifold
 @few
 @given(x=batches(tall=True), seed=seeds())
 def test_a_tangent_leaves_the_manifold_only_to_second_order(

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import modula
 from modula import recipes
 from modula.kernels.polynomials import JORDAN
+from modula.norms import BlockDiagonal, Dense, DiagonalMode, SpikeAndFlat, Triangular
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 Direction = Callable[[Tensor, dict[str, Any], int], Tensor]
@@ -32,6 +33,33 @@ class Loop(torch.optim.Optimizer):
                 state = self.state[weight]
                 state["step"], state["weight"] = state.get("step", 0) + 1, weight
                 weight.sub_(group["lr"] * self.direction(weight.grad, state, state["step"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("kl_shampoo", {"modes": SpikeAndFlat(4)}, "KL: 16 with 4 spikes x 8 with 4 spikes"),
+        ("kl_shampoo", {"modes": (Dense(), DiagonalMode())}, "KL: dense 16 x diagonal 8"),
+        ("if_shampoo", {"modes": Triangular()}, "2 blocks of triangular 8 x triangular 8"),
+        ("singd", {"modes": BlockDiagonal(4)}, "16 in blocks of 4 x 8 in blocks of 4"),
+        ("psgd_lra", {"rank": 3}, "LRA: diagonal 128 with rank 3"),
+    ],
+)
+def test_recipes_take_the_structure_of_their_factors(
+    name: str, options: dict[str, Any], text: str
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Linear(16, 4, bias=False))
+    modula.declare(net, {"0.weight": modula.norms.RMSToRMS()})
+    optimizer = recipes.RECIPES[name](net, **options)
+    assert text in optimizer.plan["0.weight"].metric
+    x, losses = torch.randn(32, 8), []
+    for _ in range(20):
+        losses.append((net(x) - x[:, :4]).square().mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
 
 
 def hidden(net: nn.Module) -> nn.Module:

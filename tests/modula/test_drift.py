@@ -1,11 +1,16 @@
 """Hundreds of steps leave a constrained recipe on its manifold, no further off than at first."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import modula.manifolds as manifolds
 from modula import recipes
+from modula.duality import Program, compiler
+from modula.duality.program import line
+from modula.kernels import apply
 
 ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 STEPS = {"hypersphere": 300, "oblique": 300, "manifold_muon": 150, "spectral_sphere": 60}
@@ -29,3 +34,31 @@ def test_no_recipe_drifts(name: str, dtype: torch.dtype) -> None:
     assert max(residuals) <= ALLOWED[dtype]
     # Rounding stays as it is; what adds up would be thrice as much in the last third.
     assert sum(last) <= 2 * sum(first) + 1e-9
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "muon", "adamw"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_in_half_precision_is_rounded_once(name: str) -> None:
+    """After the retraction, as if the step had been taken in float32."""
+    torch.manual_seed(0)
+    half = nn.Linear(4, 9, bias=False, dtype=torch.bfloat16)
+    gradient = torch.randn(9, 4).bfloat16()
+    first = getattr(recipes, name)(half, lr=0.1)  # which brings the weight to its manifold
+    single = copy.deepcopy(half).float()
+    second = getattr(recipes, name)(single, lr=0.1)
+    single.weight.data.copy_(half.weight)
+    half.weight.grad, single.weight.grad = gradient, gradient.float()
+    first.step()
+    second.step()
+    assert torch.equal(half.weight, single.weight.bfloat16())
+
+
+def test_copies_of_half_precision_weights_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On accelerators, where full precision is worked on in place and batched whole."""
+    monkeypatch.setattr(compiler, "COPIED_ENTRIES", 100)
+    for dtype, most in ((torch.bfloat16, 2), (torch.float32, 6)):
+        weights = [torch.empty(50, dtype=dtype, device="meta") for _ in range(6)]
+        program = Program((), (line("weight", apply.step, "weight", "gradient", "lr"),))
+        groups = [chosen for _, chosen in compiler.batches([program] * 6, weights)]
+        assert max(map(len, groups)) == most
+        assert sorted(sum(groups, [])) == list(range(6))

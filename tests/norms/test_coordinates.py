@@ -19,7 +19,16 @@ from modula.norms import (
     Spectral,
 )
 from modula.norms.base import Blocks
-from modula.norms.coordinates import Along, Elementwise, Inverse, OnBlocks, Rotation, along
+from modula.norms.coordinates import (
+    Along,
+    Elementwise,
+    Inverse,
+    OnBlocks,
+    Rotation,
+    Transposed,
+    along,
+)
+from modula.norms.structured_maps import AlongBlocks, LowRankScaled, Spiked
 from modula.norms.vector import L2
 from strategies import seeds
 
@@ -48,11 +57,17 @@ def every_map(seed: int) -> list[LinearMap]:
     return [
         rows,
         columns,
+        AlongBlocks(inner.matrix, -2),
+        Spiked(draw(3, seed=seed).exp(), basis(6, seed)[:, :2], -2),
+        Spiked(draw(2, seed=seed).exp(), basis(4, seed)[:, :1], -1),
+        AlongBlocks(torch.stack([invertible(2, seed), invertible(2, seed + 3)]), -1),
         scale,
         rotation,
         Inverse(rows),
         OnBlocks(inner, blocks),
         LinearChain((rotation, scale, Inverse(rows), columns)),
+        Transposed(rows),
+        LowRankScaled(scale.scale, draw(24, 2, seed=seed) / 24, draw(24, 2, seed=seed + 1)),
     ]
 
 

@@ -9,9 +9,32 @@ import torch
 from torch import Tensor
 
 from modula.duality import Batch, Declaration, Program, Setting, Sharp, Unit, program_of
-from modula.norms import L2, Metric, Norm
+from modula.norms import (
+    L2,
+    PSGD,
+    BlockDiagonal,
+    DiagonalMode,
+    InverseFree,
+    Kronecker,
+    LowRank,
+    Metric,
+    Norm,
+    SpikeAndFlat,
+    Triangular,
+)
 
 DTYPE = torch.float64
+
+# A metric for each structure of factors, enrolled in the tests that any metric has to pass.
+STRUCTURED = [
+    Kronecker(DiagonalMode()),
+    Kronecker(BlockDiagonal(2)),
+    Kronecker(SpikeAndFlat(2)),
+    PSGD(BlockDiagonal(2)),
+    InverseFree(BlockDiagonal(2)),
+    InverseFree(Triangular()),
+    LowRank(3),
+]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
