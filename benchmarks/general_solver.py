@@ -5,8 +5,8 @@ python benchmarks/general_solver.py
 A momentum (beta 0.95) of a constant gradient and noise is followed for 40 steps on the manifold.
 Slow: noise a tenth of the gradient, steps of 0.002.  Fast: noise as large as it, steps of 0.02.
 Cold runs start from the duality map in every step, warm ones from the dual that the step before
-left.  Printed is the median gap of four steps, 24 to 39.  Writes its table to
-benchmarks/results/general_solver.md.
+left, where that is proved to be much nearer.  Printed is the median gap of four steps, 24 to 39.
+Writes its table to benchmarks/results/general_solver.md.
 """
 
 import platform

@@ -48,6 +48,12 @@ class Slot:
     fill: float = 0.0
     diagonal: float | None = None
 
+    def first(self, weight: Tensor) -> Tensor:
+        """The first value, for a weight or a batch of them."""
+        x = weight.new_empty(weight.shape if self.shape is None else self.shape)
+        self.fill_(x)
+        return x
+
     def fill_(self, x: Tensor) -> None:
         """Write the first value into x."""
         x.fill_(self.fill)

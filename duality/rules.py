@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modula.duality.momentum import Momentum, NoMomentum
 from modula.duality.potential import Potential, Unit
-from modula.duality.program import Line, Slots
+from modula.duality.program import Line, Program, Slots
 from modula.kernels.op import Shape
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
@@ -64,6 +64,13 @@ class Derived:
     slots: Slots = ()
     draw: tuple[Line, ...] = ()
     measured: Measured | None = None
+
+    def first_direction(self, weight: Tensor, query: Tensor) -> Tensor:
+        """D of a first step, by the plain twins."""
+        program = Program(self.lines, (), slots=self.slots)
+        state = {name: program.slot(name).first(weight) for name in program.state}
+        tensors = program.run(**(state | {"weight": weight, "query": query}))
+        return self.scale * tensors[self.direction]
 
 
 Key = tuple[type, type, type, type]

@@ -19,15 +19,17 @@ def _mT(x: Tensor) -> Tensor:
 
 transpose = Op("transpose", _mT, elementwise_cost(0, 2))
 
-_NAMES = {name: f"{name}_T" for name in ("weight", "query", "direction", "tangent")}
+_TURNED = ("weight", "query", "direction", "tangent")
 
 
 def _transposed(setting: Setting, shape: Shape, flipped: Setting) -> Derived:
     tall = (*shape[:-2], *shape[-2:][::-1])
     inner = derive(flipped, tall)
+    state = [name for name, slot in inner.slots if slot.shape is None]
+    names = {name: f"{name}_T" for name in (*_TURNED, *state)}
 
     def inside(each: Line) -> Line:
-        return replace(each.renamed(_NAMES), shape=each.shape or tall)
+        return replace(each.renamed(names), shape=each.shape or tall)
 
     after = (
         (
@@ -42,11 +44,14 @@ def _transposed(setting: Setting, shape: Shape, flipped: Setting) -> Derived:
         (
             line("weight_T", transpose, "weight"),
             line("query_T", transpose, "query"),
+            *(line(names[name], transpose, name) for name in state),
             *map(inside, inner.lines),
-            line("direction", transpose, _NAMES.get(inner.direction, inner.direction)),
+            line("direction", transpose, names.get(inner.direction, inner.direction)),
+            *(line(name, transpose, names[name]) for name in state),
         ),
         scale=inner.scale,
         after=after,
+        slots=inner.slots,
     )
 
 

@@ -136,8 +136,7 @@ def verify_pair(
         # Not `project`: a spectral sphere's largest singular value is to stay simple.
         weight = manifold.retract(draws[0], torch.zeros_like(draws[0])).to(dtype)
         gradient = GRADIENTS[kind](draws[1]).to(dtype)
-        tensors = program.run(weight=weight, query=gradient)
-        direction = derived.scale * tensors[derived.direction]
+        direction = derived.first_direction(weight, gradient)
         found = certify(norm, manifold, weight, gradient, direction)
         yield Verified(
             norm, manifold, shape, dtype, kind, found, program.cost(shape, dtype.itemsize)

@@ -182,7 +182,20 @@ class KyFan(SingularValueNorm):
         return torch.where(even, isometry / self.k, first * isometry)
 
     def _clipped(self, s: Tensor, radius: Tensor) -> Tensor:
-        return s - self.dual_norm()._softened(s, radius)
+        """s - clip(s - level, 0, cut): the largest give up the cut, those after them are levelled.
+
+        Where nothing is levelled, level 0 and the cut of the l1 ball are left.
+        """
+        if not s.shape[-1]:
+            return s
+        level, cut, misfit = _levels(s, self.k, radius)
+        l1_cut = l1_threshold(s, radius).unsqueeze(-1)
+        too_many = s.minimum(l1_cut).sum(-1, keepdim=True) - self.k * l1_cut
+        best = torch.cat((misfit, too_many.clamp(min=0)), -1).argmin(-1, keepdim=True)
+        level = torch.cat((level, torch.zeros_like(l1_cut)), -1).gather(-1, best)
+        cut = torch.cat((cut, l1_cut), -1).gather(-1, best)
+        y = s - torch.minimum((s - level).clamp(min=0), cut)
+        return torch.where((self._value(s) <= radius).unsqueeze(-1), s, y)
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,11 +239,35 @@ class KyFanDual(SingularValueNorm):
             decreasing_root(lambda level: filled(level).sum(-1) - self.k * radius, largest(s))
         )
 
-    def _softened(self, s: Tensor, step: Tensor) -> Tensor:
-        def excess(radius: Tensor) -> Tensor:
-            return (s - self._clipped(s, radius))[..., : self.k].sum(-1) - step
 
-        return self._clipped(s, decreasing_root(excess, self._value(s)))
+def _levels(s: Tensor, k: int, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Level, cut and misfit for each a < k <= b: s_1 .. s_a give up the cut, .. s_b are levelled.
+
+        the k largest add up to the radius:  sum_i<=a s_i - a cut + (k - a) level = radius
+        the levelled give up k - a cuts:     sum_a<i<=b s_i - (b - a) level = (k - a) cut
+
+    misfit is by how much the entries are not in this order: 0 for the right a and b.  The results
+    have the pairs in their last dim, k (n - k + 1) of them: fewer than a matrix has entries.
+    """
+    n = s.shape[-1]
+    edge = s.new_zeros((*s.shape[:-1], 1))
+    sums = torch.cat((edge, s.cumsum(-1)), -1)
+    a = torch.arange(k, dtype=s.dtype, device=s.device)[:, None]
+    b = torch.arange(k, n + 1, dtype=s.dtype, device=s.device)
+    above, rest = sums[..., :k, None], k - a
+    tied = sums[..., None, k:] - above
+    level = ((radius[..., None, None] - above) * rest + a * tied) / (a * (b - a) + rest.square())
+    cut = (tied - (b - a) * level) / rest
+    before = torch.cat((edge + torch.inf, s), -1)
+    after = torch.cat((s, edge), -1)
+    wrong = (
+        level + cut - before[..., :k, None],
+        after[..., :k, None] - level - cut,
+        level - before[..., None, k:],
+        after[..., None, k:] - level,
+    )
+    misfit = torch.stack(wrong).amax(0).clamp(min=0)
+    return level.flatten(-2), cut.flatten(-2), misfit.flatten(-2)
 
 
 def _check_count(norm: Norm, k: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import modula
-from modula.duality import NoMomentum, Program, Setting, certify, derive
+from modula.duality import NoMomentum, Setting, certify, derive
 from modula.duality.general import steepest_in_region
 from modula.duality.plan import Declaration, plan_of
 from modula.duality.rules import rule_name
@@ -31,8 +31,7 @@ every_region = pytest.mark.parametrize("region", REGIONS, ids=str)
 def direction(norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor) -> Tensor:
     """D, by the plain twins."""
     derived = derive(Setting(norm, manifold), weight.shape[-2:])
-    tensors = Program(derived.lines, ()).run(weight=weight, query=gradient)
-    return derived.scale * tensors[derived.direction]
+    return derived.first_direction(weight, gradient)
 
 
 def draw(region: Manifold, shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:

@@ -168,11 +168,12 @@ def test_the_momentum_is_certified_at_the_weight_before_the_step() -> None:
     modula.declare(net, {"weight": modula.Geometry(Max(2), Stiefel())})
     optimizer = modula.SteepestDescent(net, 0.3, certify_every=2)
     run(optimizer, net, 1)
-    before, momentum = net.weight.detach().clone(), optimizer.state[net.weight]["momentum"].clone()
+    before = net.weight.detach().clone()
+    state = {name: each.clone() for name, each in optimizer.state[net.weight].items()}
     fill_gradients(net, 7)
     optimizer.step()
     tensors = optimizer.plan["weight"].program.run(
-        weight=before, gradient=net.weight.grad, momentum=momentum, lr=torch.tensor(0.0)
+        weight=before, gradient=net.weight.grad, lr=torch.tensor(0.0), **state
     )
     arguments = Max(2), Stiefel(), before, tensors["momentum"], tensors["direction"]
     found = certify(*arguments).gap

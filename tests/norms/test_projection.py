@@ -122,6 +122,25 @@ def test_known_by_two_names(norm: Norm, same: Norm) -> None:
         assert_close(norm.prox(G, radius), same.prox(G, radius), rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("values", ["spread", "tied", "equal but for rounding"])
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_the_projection_on_a_ky_fan_ball_is_optimal(k: int, values: str) -> None:
+    """<x - p, p> = radius ||x - p||_* makes p the nearest point, and no other is as near."""
+    generator = torch.Generator().manual_seed(k)
+    s = torch.rand(300, 5, dtype=torch.float64, generator=generator)
+    s = {"spread": s**3, "tied": (3 * s).round(), "equal but for rounding": 1 + 1e-12 * s}[values]
+    u, v = torch.linalg.qr(torch.randn(2, 300, 6, 5, dtype=torch.float64, generator=generator))[0]
+    x, norm = (u * s[:, None, :]) @ v.mT, KyFan(k)
+    radius = 1.2 * norm(x) * torch.rand(300, dtype=torch.float64, generator=generator)
+    radius[:9] = 0
+    p = norm.project(x, radius)
+    assert (norm(p) - radius).max() < 1e-12
+    assert_close(((x - p) * p).sum((-2, -1)), radius * norm.dual(x - p), rtol=0, atol=1e-11)
+    assert torch.equal(p[norm(x) < radius], x[norm(x) < radius])
+    single = norm.project(x.float(), radius.float()).double()
+    assert_close(single, p, rtol=0, atol=1e-5)
+
+
 def test_wide_and_tall_are_transposes() -> None:
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for norm in (Spectral(), Nuclear(), Schatten(3), KyFan(2), KyFanDual(2)):
