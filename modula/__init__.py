@@ -31,9 +31,10 @@ from modula.bonds import (
 from modula.compounds import GPT, MLP, Compound, ResNet
 from modula.declare import declare
 from modula.geometry import Geometry, geometries
+from modula.gradients import NonFiniteGradient
 from modula.groups import Group
 from modula.network import modular_norm, product_manifold
-from modula.optimizer import NonFiniteGradient, SteepestDescent
+from modula.optimizer import SteepestDescent
 
 __version__ = "0.1.0"
 

@@ -98,7 +98,32 @@ def fingerprint(declaration: Declaration) -> str:
     return f"{' '.join(map(str, (*parts, *declaration.scalers)))} budget {declaration.budget:.6g}"
 
 
-def check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+def check_loadable(
+    groups: Sequence[Mapping[str, Any]],
+    state: Mapping[Tensor, Mapping[str, Tensor]],
+    saved: Mapping[str, Any],
+) -> None:
+    """Raise ValueError unless a saved state_dict has these weights, geometries and shapes."""
+    counts = [[len(g["params"]) for g in rows] for rows in (saved["param_groups"], groups)]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"the saved state has groups of {counts[0]} weights, this optimizer of {counts[1]}"
+        )
+    index = 0
+    for old, own in zip(saved["param_groups"], groups, strict=True):
+        geometry = old.get("geometry", [None] * len(own["params"]))
+        rows = zip(names_of(own), own["params"], geometry, own["geometry"], strict=True)
+        for name, weight, was, now in rows:
+            if was != now:
+                raise ValueError(
+                    f"{name} was saved under {was or 'no geometry'}, but is declared {now}: "
+                    "build the optimizer as it was when the state was saved"
+                )
+            _check_state(name, state[weight], saved["state"].get(index, {}))
+            index += 1
+
+
+def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
     """Raise ValueError unless the saved state has every tensor of the own one, in its shape."""
     for key, value in own.items():
         if key not in saved or tuple(saved[key].shape) != tuple(value.shape):

@@ -27,10 +27,11 @@ from modula.duality import (
     plan_of,
     program_of,
 )
+from modula.gradients import NonFiniteGradient, check_dense, check_finite
 from modula.groups import (
     Group,
+    check_loadable,
     check_not_negative,
-    check_state,
     declarations_of,
     fingerprint,
     land_,
@@ -38,7 +39,7 @@ from modula.groups import (
     param_groups,
     point_of,
 )
-from modula.scaling import all_finite, scale_and_overflow_
+from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
 from modula.watch import Watch
 from modula.whole import LENGTH, Length, MeanSquare, Whole, length_rule
@@ -50,10 +51,6 @@ _OWN = (
     *("length_rule", "maximize", "on_nonfinite", "skipped", "state_dtype"),
     *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
 )
-
-
-class NonFiniteGradient(ArithmeticError):
-    """A gradient holds an infinity or a NaN; nothing was changed."""
 
 
 class SteepestDescent(torch.optim.Optimizer):
@@ -389,27 +386,21 @@ class SteepestDescent(torch.optim.Optimizer):
         )
 
     def _gradients_are_usable(self) -> bool:
-        named = [
+        gradients = [
             (name, weight.grad)
             for group in self.param_groups
             for name, weight in zip(names_of(group), group["params"], strict=True)
             if weight.grad is not None
         ]
-        for name, gradient in named:
-            if gradient.is_sparse:
-                raise ValueError(f"{name} has a sparse gradient; use Embedding(sparse=False)")
-        if not named or all_finite([gradient for _, gradient in named]):
-            return True
-        bad = [name for name, gradient in named if not gradient.isfinite().all()]
-        if not bad:
-            return True  # only the sum overflowed
-        if self.on_nonfinite == "skip":
+        check_dense(gradients)
+        try:
+            check_finite(gradients)
+        except NonFiniteGradient:
+            if self.on_nonfinite == "raise":
+                raise
             self.skipped += 1
             return False
-        raise NonFiniteGradient(
-            f"the gradient of {', '.join(bad)} is not finite; no weight and no state was changed. "
-            'Lower the learning rate, or pass on_nonfinite="skip" to leave such steps out'
-        )
+        return True
 
     # --- checkpoints --------------------------------------------------------------------------
 
@@ -418,7 +409,7 @@ class SteepestDescent(torch.optim.Optimizer):
 
         Raises ValueError, with nothing changed, if weights, geometry or shapes differ.
         """
-        self._check_loadable(state_dict)
+        check_loadable(self.param_groups, self.state, state_dict)
         saved = state_dict["state"]
         super().load_state_dict({**state_dict, "state": {}})
         self._bind_state()
@@ -427,26 +418,6 @@ class SteepestDescent(torch.optim.Optimizer):
             for name, value in self.state[weight].items():
                 value.copy_(saved[index][name])
         self._expect()
-
-    def _check_loadable(self, state_dict: dict[str, Any]) -> None:
-        saved_groups, own_groups = state_dict["param_groups"], self.param_groups
-        counts = [[len(g["params"]) for g in groups] for groups in (saved_groups, own_groups)]
-        if counts[0] != counts[1]:
-            raise ValueError(
-                f"the saved state has groups of {counts[0]} weights, this optimizer of {counts[1]}"
-            )
-        index = 0
-        for saved, own in zip(saved_groups, own_groups, strict=True):
-            geometry = saved.get("geometry", [None] * len(own["params"]))
-            rows = zip(names_of(own), own["params"], geometry, own["geometry"], strict=True)
-            for name, weight, was, now in rows:
-                if was != now:
-                    raise ValueError(
-                        f"{name} was saved under {was or 'no geometry'}, but is declared {now}: "
-                        "build the optimizer as it was when the state was saved"
-                    )
-                check_state(name, self.state[weight], state_dict["state"].get(index, {}))
-                index += 1
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN}}

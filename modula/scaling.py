@@ -7,7 +7,6 @@ deleting two attributes: `grad_scale`, None where .grad is unscaled already, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,11 +63,3 @@ def _refuse(optimizer: Any, why: str) -> None:
     """A GradScaler deletes its two attributes after a step, but not after an error."""
     del optimizer.grad_scale, optimizer.found_inf
     raise ValueError(why)
-
-
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no entry is an infinity or a NaN; waits for the device once.
-
-    A sum is finite unless an entry is not, or it overflows.
-    """
-    return bool(torch.stack([x.sum().float() for x in tensors]).isfinite().all())

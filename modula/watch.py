@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modula.duality.program import GRADIENT_TIMES_NOISE, SAMPLED, SAMPLED_GRADIENT
-from modula.scaling import all_finite
+from modula.gradients import all_finite
 from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
 
 logger = logging.getLogger(__name__)
