@@ -413,7 +413,11 @@ def test_one_microbatch_at_sampled_labels_is_refused() -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("other", [recipes.muon, "lion", partial(recipes.adamw)], ids=str)
+@pytest.mark.parametrize(
+    "other",
+    [recipes.muon, "lion", partial(recipes.adamw)],
+    ids=["a recipe", "a name", "a partial"],
+)
 def test_other_recipes_are_refused(other: recipes.Recipe | str) -> None:
     with pytest.raises(ValueError, match="correct adamw, sophia, shampoo; got"):
         bias_corrected(other)
