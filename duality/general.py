@@ -305,26 +305,30 @@ def steepest_in_region(
     to_tangent = region.tangent_projector(weight)
     ascent: Tensor = normalise(gradient.to(dtype), ndim=ndim)
     free = norm.duality_map(ascent)
-    if _is_known_to_stay(to_tangent, -free, ndim):
+    stays = _stays(to_tangent, -free, ndim)
+    # On a CPU the rounds are left out if no weight needs them; elsewhere one would wait to know.
+    if stays.device.type == "cpu" and bool(stays.all()):
         return free.to(gradient.dtype)
-    descent = -ascent
+    found = -_steepest_in_cone(norm, to_tangent, -ascent, ndim, rounds)
+    return torch.where(stays, free, found).to(gradient.dtype)
+
+
+def _stays(to_tangent: ToTangent, step: Tensor, ndim: int) -> Tensor:
+    """Whether the whole step is tangent, for each weight: nothing is steeper then."""
+    off, rounding = _length(to_tangent(step) - step, ndim), NOISE * torch.finfo(step.dtype).eps
+    return off <= rounding * _length(step, ndim)
+
+
+def _steepest_in_cone(
+    norm: Norm, to_tangent: ToTangent, descent: Tensor, ndim: int, rounds: int
+) -> Tensor:
+    """The unit step along the cone that goes furthest along `descent`; zero where all go back."""
     slope = to_tangent(descent)
     sure = _repaired(norm, to_tangent, slope, ndim)
     found, _ = _best(norm, to_tangent, descent, ndim, rounds)
     best = torch.where(_inner(descent, found - sure, ndim) > 0, found, sure)
-    some = _length(slope, ndim) > NOISE * torch.finfo(dtype).eps
-    return torch.where(some, -best, 0.0).to(gradient.dtype)
-
-
-def _is_known_to_stay(to_tangent: ToTangent, step: Tensor, ndim: int) -> bool:
-    """Whether the whole step is tangent, at all weights of a batch, so that no rounds are needed.
-
-    Looked at on a CPU only: elsewhere the answer would be waited for.
-    """
-    if step.device.type != "cpu":
-        return False
-    off, rounding = _length(to_tangent(step) - step, ndim), NOISE * torch.finfo(step.dtype).eps
-    return bool((off <= rounding * _length(step, ndim)).all())
+    some = _length(slope, ndim) > NOISE * torch.finfo(descent.dtype).eps
+    return torch.where(some, best, 0.0)
 
 
 @cache

@@ -140,11 +140,16 @@ def test_a_batch_is_a_loop_at_any_scale(norm: Norm) -> None:
     pairs = [draw(SpectralBall(), (6, 4), seed) for seed in range(2)]
     weights, gradients = (torch.stack(list(x)) for x in zip(*pairs, strict=True))
     gradients[1] *= 1e3
+    weights, gradients = (
+        torch.cat([x, y]) for x, y in ((weights, weights[:1] / 10), (gradients, gradients[:1]))
+    )
     at_once = direction(norm, SpectralBall(), weights, gradients)
     one_by_one = [
         direction(norm, SpectralBall(), w, g) for w, g in zip(weights, gradients, strict=True)
     ]
     assert_close(at_once, torch.stack(one_by_one), rtol=0, atol=1e-8)
+    inside = norm.duality_map(gradients[2])  # whatever the others need
+    assert_close(at_once[2], inside, rtol=0, atol=1e-12)
     low = direction(norm, SpectralBall(), weights.float(), 1e-20 * gradients.float())
     gained = (gradients * low).sum((-2, -1)) / (gradients * at_once).sum((-2, -1))
     assert (gained > 0.98).all()
