@@ -128,6 +128,7 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
     Raises NoRule, with the cure, where nothing is known; ValueError where the shape does not fit.
     """
     setting.manifold.check_shape(tuple(shape))
+    setting.norm.check_shape(tuple(shape))
     rule = rule_for(setting)
     if rule is None:
         raise NoRule(_no_rule(name, setting, shape))

@@ -70,6 +70,14 @@ class Manifold(ABC):
                 f"weight, or declare Euclidean()"
             )
 
+    @property
+    def can_fail(self) -> bool:
+        """Whether project and retract raise ValueError where a search for a point ends at none."""
+        return False
+
+    def check_point(self, x: Tensor) -> None:
+        """Raise ValueError if a point has no tangent space that could be found; most always do."""
+
     def __repr__(self) -> str:
         given = ((f.name, getattr(self, f.name), f.default) for f in fields(self))  # type: ignore[arg-type]
         arguments = (f"{name}={value!r}" for name, value, default in given if value != default)

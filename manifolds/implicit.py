@@ -41,6 +41,11 @@ class Implicit(Manifold):
     ndim: int = 2
 
     def __post_init__(self) -> None:
+        if not callable(self.constraint):
+            raise ValueError(
+                f"Implicit needs a function that is zero on the manifold, got {self.constraint!r}: "
+                f"write for example Implicit(lambda w: w.square().sum() - 1)"
+            )
         if self.ndim < 1:
             raise ValueError(f"Implicit needs ndim >= 1 trailing dims, got {self.ndim}: use ndim=2")
 
@@ -75,6 +80,15 @@ class Implicit(Manifold):
             return (vector - jacobian.shortest_step(change).reshape(v.shape)).to(v.dtype)
 
         return to_tangent
+
+    @property
+    def can_fail(self) -> bool:
+        return True
+
+    def check_point(self, x: Tensor) -> None:
+        (point,) = in_working_dtype(x)
+        if x.numel():
+            self._check_landing(self._flat(x.shape), self._rows(point))
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)
@@ -131,8 +145,8 @@ class Implicit(Manifold):
         if (deficient := flat | (stuck & ~solved)).any():
             raise ValueError(
                 f"the Jacobian of {self} is rank-deficient at {int(deficient.sum())} of {len(w)} "
-                f"points that Gauss-Newton came to: start elsewhere, or write the constraint so "
-                f"that it crosses zero (|w| - 1, not its square)"
+                f"points: start elsewhere, or write the constraint so that it crosses zero "
+                f"(|w| - 1, not its square)"
             )
         if not solved.all():
             raise ValueError(

@@ -63,5 +63,6 @@ class Stiefel(Manifold):
         if shape[-2] < shape[-1]:
             raise ValueError(
                 f"{self} needs at least as many rows as columns, got shape {tuple(shape)}: "
-                f"transpose the weight, so that its rows are orthonormal instead of its columns"
+                f"transpose the weight, or declare Transposed({self}), whose rows are orthonormal "
+                f"instead of its columns"
             )

@@ -37,7 +37,21 @@ class Transposed(Manifold):
         return self.manifold.ndim
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        self.manifold.check_shape((*shape[:-2], *shape[-2:][::-1]))
+        try:
+            self.manifold.check_shape((*shape[:-2], *shape[-2:][::-1]))
+        except ValueError:
+            self.manifold.check_shape(shape)  # nor does it fit untransposed, and says why
+            raise ValueError(
+                f"{self} has no point of shape {tuple(shape)}: declare {self.manifold} itself, "
+                f"which has some"
+            ) from None
+
+    @property
+    def can_fail(self) -> bool:
+        return self.manifold.can_fail
+
+    def check_point(self, x: Tensor) -> None:
+        self.manifold.check_point(x.mT)
 
     def residual(self, x: Tensor) -> Tensor:
         return self.manifold.residual(x.mT)

@@ -67,7 +67,8 @@ class UnitConditionNumber(Manifold):
         if shape[-2] < shape[-1]:
             raise ValueError(
                 f"{self} needs at least as many rows as columns, got shape {tuple(shape)}: "
-                f"transpose the weight, so that its rows are orthogonal instead of its columns"
+                f"transpose the weight, or declare Transposed({self}), whose rows are orthogonal "
+                f"instead of its columns"
             )
 
 

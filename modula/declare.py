@@ -203,6 +203,11 @@ def _chosen(choice: Choice, before: Geometry | None, weight: Tensor) -> Geometry
     if isinstance(choice, Norm | Under | Then):
         chosen = Geometry(choice.over(weight.ndim))  # type: ignore[arg-type]
         return chosen if before is None else replace(before, norm=chosen.norm, metric=chosen.metric)
+    if not isinstance(choice, Manifold):
+        raise ValueError(
+            f"{choice!r} is no geometry of one weight: give a Norm such as RMSToRMS(), a Manifold "
+            f"such as Stiefel(), or a Geometry with both"
+        )
     if before is None:
         raise ValueError(f"{choice} is a manifold, but no norm is known: give a Geometry")
     return replace(before, manifold=choice)

@@ -36,6 +36,16 @@ def disk_errors_in_words(verb: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def about(name: str) -> Iterator[None]:
+    """Begin the sentence of a ValueError with the name of what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        error.args = (f"{name}: {error}",)
+        raise
+
+
+@contextmanager
 def refusals_in_words(beginning: str = "") -> Iterator[None]:
     """Pass on what a layer, an optimizer or torch refuses, as one sentence in one line."""
     try:

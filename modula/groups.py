@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -131,20 +131,32 @@ def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any])
             raise ValueError(f"{name} needs saved {key} of shape {tuple(value.shape)}; got {have}")
 
 
+class Landing(NamedTuple):
+    """A weight that is off its manifold, the point nearest to it, and what to log of that."""
+
+    weight: Tensor
+    point: Tensor
+    words: str
+
+
 @torch.no_grad()
-def point_of(
-    declaration: Declaration, weight: Tensor, name: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The weight and the nearest point of its manifold, unless it is there already."""
+def landing_of(declaration: Declaration, weight: Tensor, name: str) -> Iterator[Landing]:
+    """How the weight comes to its manifold, unless it is there already.
+
+    Raises ValueError where that fails, or where the weight has come to a point without tangents.
+    """
     manifold = declaration.setting.manifold
     distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
     if distance > OFF_MANIFOLD:
-        yield weight, manifold.project(weight)
-        logger.warning("%s was %.3g off %s: projected", name, distance, manifold)
+        words = f"{name} was {distance:.3g} off {manifold}: projected"
+        yield Landing(weight, manifold.project(weight), words)
+    else:
+        manifold.check_point(weight)
 
 
 @torch.no_grad()
-def land_(landings: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Move weights to their points."""
-    for weight, point in landings:
+def land_(landings: Sequence[Landing]) -> None:
+    """Move weights to their points, with a logged line for each."""
+    for weight, point, words in landings:
         weight.copy_(point)
+        logger.warning("%s", words)

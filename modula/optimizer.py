@@ -27,17 +27,19 @@ from modula.duality import (
     plan_of,
     program_of,
 )
+from modula.errors import about
 from modula.gradients import NonFiniteGradient, check_dense, check_finite
 from modula.groups import (
     Group,
+    Landing,
     check_loadable,
     check_not_negative,
     declarations_of,
     fingerprint,
     land_,
+    landing_of,
     names_of,
     param_groups,
-    point_of,
 )
 from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
@@ -117,7 +119,7 @@ class SteepestDescent(torch.optim.Optimizer):
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
-        self._landings: list[tuple[Tensor, Tensor]] | None = []
+        self._landings: list[Landing] | None = []
         super().__init__(param_groups(groups, weights, rate), {"lr": rate})
         # Only now, when everything is derived: an error leaves every weight as it was.
         land_(self._landings)
@@ -157,8 +159,11 @@ class SteepestDescent(torch.optim.Optimizer):
             del group[key]  # a default of the first group, which this one's programs may not have
         weights: list[Tensor] = group["params"]
         rows = list(zip(declarations, weights, names_of(group), strict=True))
-        programs = [program_of(d, w.shape, n) for d, w, n in rows]
-        landings = [landing for row in rows for landing in point_of(*row)]
+        programs, landings = [], list[Landing]()
+        for declaration, weight, name in rows:
+            with about(name):
+                programs.append(program_of(declaration, weight.shape, name))
+                landings += landing_of(declaration, weight, name)
         for program in programs:
             for key, value in program.live.items():
                 group.setdefault(key, value)
@@ -310,7 +315,8 @@ class SteepestDescent(torch.optim.Optimizer):
         if not overflowed and self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
-            self._step_with(self._wholes())
+            with self._undone_if_it_fails():
+                self._step_with(self._wholes())
             if self._certification is not None:
                 self._certification.end_step()
         self._expect()
@@ -350,6 +356,23 @@ class SteepestDescent(torch.optim.Optimizer):
             batch.update(_scalar(here.pop(LENGTH, 1.0) * group["lr"], batch), group, here)
         length = numbers.get(LENGTH, 1.0) * self.param_groups[0]["lr"]
         self._last_lr = torch.as_tensor(length, dtype=torch.float64)
+
+    @contextmanager
+    def _undone_if_it_fails(self) -> Iterator[None]:
+        """Where the manifold of a weight may find no point to step to: all as it was before."""
+        manifolds = (d.setting.manifold for group in self._declarations for d in group)
+        if not any(manifold.can_fail for manifold in manifolds):
+            yield
+            return
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        state = [value for weight in weights for value in self.state[weight].values()]
+        before = [(each, each.clone()) for each in (*weights, *state)]
+        try:
+            yield
+        except ValueError:
+            for each, old in before:
+                each.copy_(old)
+            raise
 
     def _propose_all(self, wholes: Sequence[Whole]) -> dict[str, Tensor]:
         """Find every weight's direction, and the numbers of the whole network, by name."""

@@ -105,6 +105,9 @@ class Norm(ABC):
         """factor * norm: the same directions, `factor` times shorter."""
         return Scaled(self, float(factor))
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if no weight of this shape can be measured; the text names the cure."""
+
     def prepare(self, x: Tensor) -> Tensor:
         """x in at least float32; ValueError if it holds no weight that this norm can measure."""
         if x.ndim < self.ndim or not x.is_floating_point():
@@ -196,6 +199,9 @@ class Scaled(Norm):
     def over(self, ndim: int) -> Norm:
         return replace(self, norm=self.norm.over(ndim))
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        self.norm.check_shape(shape)
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.factor * self.norm(x)
 
@@ -269,6 +275,9 @@ class Blocks(Norm):
         return self.from_blocks(
             self.norm.project(blocks, radius[(..., *(None,) * counted)]), unit.shape
         )
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        self.norm.check_shape(self.block_shape(shape))
 
     def block_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one block of a weight of this shape: what `norm` measures."""

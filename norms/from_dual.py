@@ -37,6 +37,13 @@ class FromDual(Norm):
     ndim: int = 2
     iterations: int = 300
 
+    def __post_init__(self) -> None:
+        if not callable(self.f):
+            raise ValueError(
+                f"FromDual needs the dual norm as a function of one weight, got {self.f!r}: write "
+                f"for example FromDual(lambda g: g.abs().sum())"
+            )
+
     def __repr__(self) -> str:
         name = getattr(self.f, "__name__", repr(self.f))
         return f"FromDual({name})" if self.ndim == 2 else f"FromDual({name}, {self.ndim})"
@@ -75,7 +82,13 @@ class FromDual(Norm):
         if not x.numel():
             return x.new_zeros(batch), x
         listed = x.reshape(-1, *x.shape[len(batch) :])
-        slopes, values = torch.func.vmap(torch.func.grad_and_value(self.f))(listed)
+        try:
+            slopes, values = torch.func.vmap(torch.func.grad_and_value(self.f))(listed)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self} could not be differentiated on {tuple(listed.shape[1:])}: f is to give "
+                f"one number, by torch operations without .item() and `if` on its values"
+            ) from error
         zero = (values == 0)[(..., *(None,) * self.ndim)]
         slopes = torch.where(zero, torch.zeros_like(slopes), slopes)
         return values.reshape(batch), slopes.reshape(x.shape)

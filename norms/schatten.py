@@ -60,8 +60,7 @@ class Spectral(MatrixNorm):
     codomain: EuclideanLength = L2()
 
     def __post_init__(self) -> None:
-        for norm in (self.domain, self.codomain):
-            check_vector_norm("Spectral", norm, EuclideanLength, "L2(), RMS() or RMSDual()")
+        _check_pair("Spectral", self.domain, self.codomain)
 
     def __repr__(self) -> str:
         short = {(RMS(), RMS()): "RMSToRMS()", (L2(), L2()): "Spectral()"}
@@ -115,6 +114,9 @@ class Nuclear(MatrixNorm):
     domain: EuclideanLength = L2()
     codomain: EuclideanLength = L2()
 
+    def __post_init__(self) -> None:
+        _check_pair("Nuclear", self.domain, self.codomain)
+
     def __repr__(self) -> str:
         plain = (self.domain, self.codomain) == (L2(), L2())
         return "Nuclear()" if plain else f"Nuclear({self.domain}, {self.codomain})"
@@ -149,3 +151,8 @@ class Nuclear(MatrixNorm):
     def _shrunk(self, unit: Tensor, step: Tensor) -> Tensor:
         step = step * self.unit_radius(unit.shape)
         return on_singular_values(unit, lambda s: L1()._shrunk(s, step))
+
+
+def _check_pair(what: str, domain: Norm, codomain: Norm) -> None:
+    for norm in (domain, codomain):
+        check_vector_norm(what, norm, EuclideanLength, "L2(), RMS() or RMSDual()")

@@ -28,6 +28,11 @@ class SingularValueNorm(MatrixNorm, ABC):
     def of_column(self) -> Norm:
         return L2()
 
+    def prepare(self, x: Tensor) -> Tensor:
+        prepared = super().prepare(x)
+        self.check_shape(tuple(x.shape))
+        return prepared
+
     def __call__(self, x: Tensor) -> Tensor:
         unit, top = split_scale(self.prepare(x), 2)
         return (top * self._value(torch.linalg.svdvals(unit))).to(x.dtype)
@@ -165,8 +170,8 @@ class KyFan(SingularValueNorm):
     def __repr__(self) -> str:
         return f"KyFan({self.k})"
 
-    def prepare(self, x: Tensor) -> Tensor:
-        return _enough_values(self, super().prepare(x), self.k)
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        _check_rank(self, shape, self.k)
 
     def dual_norm(self) -> KyFanDual:
         return KyFanDual(self.k)
@@ -217,8 +222,8 @@ class KyFanDual(SingularValueNorm):
     def __repr__(self) -> str:
         return f"KyFanDual({self.k})"
 
-    def prepare(self, x: Tensor) -> Tensor:
-        return _enough_values(self, super().prepare(x), self.k)
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        _check_rank(self, shape, self.k)
 
     def dual_norm(self) -> KyFan:
         return KyFan(self.k)
@@ -275,12 +280,11 @@ def _check_count(norm: Norm, k: int) -> None:
         raise ValueError(f"{norm} is no norm: k counts singular values, a whole number from 1 up")
 
 
-def _enough_values(norm: Norm, x: Tensor, k: int) -> Tensor:
-    """x; ValueError if its matrices have entries, but fewer than k singular values."""
-    rank = min(x.shape[-2:])
+def _check_rank(norm: Norm, shape: tuple[int, ...], k: int) -> None:
+    """Raise ValueError if matrices of this shape have entries, but fewer than k singular values."""
+    rank = min(shape[-2:])
     if 0 < rank < k:
         raise ValueError(
-            f"{norm} needs {k} singular values; a matrix of {x.shape[-2]} x {x.shape[-1]} has "
+            f"{norm} needs {k} singular values; a matrix of {shape[-2]} x {shape[-1]} has "
             f"{rank}: use k = {rank} or less"
         )
-    return x
