@@ -75,7 +75,7 @@ class Manifold(ABC):
         """Whether project and retract raise ValueError where a search for a point ends at none."""
         return False
 
-    def check_point(self, x: Tensor) -> None:
+    def check_point(self, x: Tensor) -> None:  # noqa: B027
         """Raise ValueError if a point has no tangent space that could be found; most always do."""
 
     def __repr__(self) -> str:

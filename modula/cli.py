@@ -248,7 +248,8 @@ Shapes = Sequence[tuple[int, int]] | None
 def broken_in_words(who: str, laws: dict[str, Law], shapes: Shapes, seed: int = 0) -> list[str]:
     """The laws that a norm or manifold of the user's breaks, each with a counter-example."""
     shape = (shapes or ((64, 32),))[0]
-    return [f"broken law of {who}: {each}" for each in broken_laws(laws, shape, seed)]
+    with refusals_in_words(f"{who}: "):
+        return [f"broken law of {who}: {each}" for each in broken_laws(laws, shape, seed)]
 
 
 def proofs(
@@ -267,6 +268,9 @@ def proofs(
             rows.append(row)
             status.update(f"{row.norm} on {row.manifold}")
     if not rows:
+        if len(manifolds) == 1 and shapes:
+            with refusals_in_words():
+                manifolds[0].check_shape(shapes[0])
         raise UserError(f"no manifold here has points of shape {shapes and shapes[0]}: try 64x32")
     return rows
 

@@ -105,7 +105,7 @@ class Norm(ABC):
         """factor * norm: the same directions, `factor` times shorter."""
         return Scaled(self, float(factor))
 
-    def check_shape(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:  # noqa: B027
         """Raise ValueError if no weight of this shape can be measured; the text names the cure."""
 
     def prepare(self, x: Tensor) -> Tensor:

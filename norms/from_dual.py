@@ -87,7 +87,8 @@ class FromDual(Norm):
         except RuntimeError as error:
             raise ValueError(
                 f"{self} could not be differentiated on {tuple(listed.shape[1:])}: f is to give "
-                f"one number, by torch operations without .item() and `if` on its values"
+                f"one number, by torch operations without .item() and `if` on its values; torch "
+                f"says: {str(error).splitlines()[0]}"
             ) from error
         zero = (values == 0)[(..., *(None,) * self.ndim)]
         slopes = torch.where(zero, torch.zeros_like(slopes), slopes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.norms.base import MatrixNorm, NoClosedForm, Norm
+from modula.norms.base import MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.numerics import largest
 from modula.norms.schatten import Spectral
 from modula.norms.vector import (
@@ -101,7 +101,7 @@ class Columns(MatrixNorm):
         return self.vector.project(unit.mT, radius.unsqueeze(-1)).mT
 
 
-def operator(domain: VectorNorm, codomain: VectorNorm) -> Norm:
+def operator(domain: Norm, codomain: Norm) -> Norm:
     """The largest stretch of a matrix W: (..., out, in), wherever it has a closed form.
 
         L1 -> Max         the largest |entry|
@@ -109,7 +109,8 @@ def operator(domain: VectorNorm, codomain: VectorNorm) -> Norm:
         p  -> Max         the largest row in the dual of p
         L2, RMS, RMSDual between themselves: the largest singular value, scaled
 
-    Every other pair of these norms is NP-hard and raises NoClosedForm.
+    A multiple of a norm stretches as much as it says; L1 leads to any norm of one vector, FromDual
+    too.  Every other pair of these norms is NP-hard and raises NoClosedForm.
 
     >>> operator(RMS(), RMS()), operator(L1(), RMS()), operator(Max(), Max())
     (RMSToRMS(), Columns(RMS()), Rows(L1()))
@@ -117,8 +118,13 @@ def operator(domain: VectorNorm, codomain: VectorNorm) -> Norm:
     Source: Hendrickx and Olshevsky 2010, doi:10.1137/09076773X (Max -> q is NP-hard to approximate
     for q = L1, L2; L2 -> L1 is Max -> L2 of the transpose).
     """
-    for norm in (domain, codomain):
-        check_vector_norm("operator", norm, VectorNorm, "L1(), L2(), RMS() or Max()")
+    if isinstance(domain, Scaled):
+        return (1 / domain.factor) * operator(domain.norm, codomain)
+    if isinstance(codomain, Scaled):
+        return codomain.factor * operator(domain, codomain.norm)
+    check_vector_norm("operator", domain, VectorNorm, "L1(), L2(), RMS() or Max()")
+    known = Norm if isinstance(domain, L1) else VectorNorm
+    check_vector_norm("operator", codomain, known, "L1(), L2(), RMS() or Max()")
     if isinstance(domain, L1):
         return Max(ndim=2) if isinstance(codomain, Max) else Columns(codomain)
     if isinstance(codomain, Max):
@@ -128,7 +134,7 @@ def operator(domain: VectorNorm, codomain: VectorNorm) -> Norm:
     raise NoClosedForm(_no_closed_form(domain, codomain))
 
 
-def _no_closed_form(domain: VectorNorm, codomain: VectorNorm) -> str:
+def _no_closed_form(domain: Norm, codomain: Norm) -> str:
     """||x||_RMS <= ||x||_Max and ||y||_1 <= ||y||_RMSDual: swapping these in gives a bound."""
     inner = RMS() if isinstance(domain, Max) else domain
     outer = RMSDual() if isinstance(codomain, L1) else codomain

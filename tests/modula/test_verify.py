@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from modula import verify
 from modula.cli import app
-from modula.laws import broken_laws, manifold_laws, norm_laws
+from modula.laws import Broken, broken_laws, manifold_laws, norm_laws
 from modula.manifolds import Manifold, Sphere
-from modula.norms import Frobenius, Norm
+from modula.norms import Frobenius, FromDual, Norm
 
 
 def modula(*words: str) -> Result:
@@ -47,6 +48,33 @@ def test_verify_tells_which_law_a_norm_of_ones_own_breaks(tmp_path: Path) -> Non
     assert shown.exit_code == 1
     said = " ".join(shown.output.split())
     assert "<g, duality_map(g)> == dual(g) is missed by 1, for example on 1x1 g = [[" in said
+
+
+def test_verify_tells_what_is_no_norm_with_the_smallest_counter_example() -> None:
+    shown = modula("verify", "--norm", "FromDual(lambda g: g.square().sum())", "--shape", "4x3")
+    assert shown.exit_code == 1
+    said = " ".join(shown.output.split())
+    assert "f(-2 g) == 2 f(g) is missed by 1, for example on 1x1 g = [[1]]" in said
+    assert "f(g + h) <= f(g) + f(h) is missed by 1, for example on 1x1 g = [[1]], h = [[1]]" in said
+
+
+def test_a_law_is_tried_on_the_shape_itself_where_no_small_one_will_do() -> None:
+    ones = torch.ones(9, dtype=torch.float64)
+
+    def own(g: torch.Tensor) -> torch.Tensor:
+        return (g @ ones).abs().sum() + g.norm()
+
+    def squared(g: torch.Tensor) -> torch.Tensor:
+        return own(g).square()
+
+    (broken,) = broken_laws({"f": lambda x, _: 0 * squared(x) + 1}, (10, 9))
+    assert broken.example["x"].shape == (10, 9)
+    assert "f(-2 g) == 2 f(g)" in map(law_of, broken_laws(norm_laws(FromDual(squared)), (10, 9)))
+    assert not list(broken_laws(norm_laws(FromDual(own)), (10, 9)))
+
+
+def law_of(broken: Broken) -> str:
+    return broken.law
 
 
 def test_verify_tells_which_law_a_manifold_of_ones_own_breaks(tmp_path: Path) -> None:
@@ -100,11 +128,12 @@ def test_no_manifold_of_ours_breaks_a_law(manifold: Manifold) -> None:
         (("--norm", "Spectrul()"), "name 'Spectrul' is not defined"),
         (("--norm", "Stiefel()"), "is no norm; write for example 'RMSToRMS()'"),
         (("--norm", "RMSToRMS()", "--shape", "64"), "a shape is written like 64x32"),
-        (("--manifold", "Stiefel()", "--shape", "3x5"), "no manifold here has points of shape"),
-        (
-            ("--norm", "RMSToRMS()", "--manifold", "Stiefel()", "--shape", "3x5"),
-            "transpose",
-        ),
+        (("--manifold", "Stiefel()", "--shape", "3x5"), "or declare Transposed(Stiefel())"),
+        (("--norm", "RMSToRMS()", "--manifold", "Stiefel()", "--shape", "3x5"), "Transposed("),
+        (("--norm", "FromDual(lambda g: g.abs().sum().item())"), "f is to give one number"),
+        (("--norm", "FromDual(lambda g: g.sing())"), "no attribute 'sing'"),
+        (("--norm", "FromDual(lambda g: g @ torch.ones(30))"), "cannot be tried on 64x32"),
+        (("--norm", "KyFan(40)", "--shape", "64x32"), "use k = 32 or less"),
     ],
 )
 def test_verify_refuses_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:

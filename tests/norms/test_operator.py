@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from modula.norms import operator as operator_by_its_public_name
 from modula.norms.base import Norm
+from modula.norms.from_dual import FromDual
 from modula.norms.operator import Columns, NoClosedForm, RMSToRMS, Rows, Spectral, operator
 from modula.norms.vector import L1, L2, RMS, Max, RMSDual, VectorNorm
 from strategies import matrices, seeds
@@ -84,6 +85,22 @@ def test_named_pairs() -> None:
     assert operator(RMS(), Max()) == Rows(RMSDual())
     assert operator(Max(), Max()) == Rows(L1())
     assert operator_by_its_public_name is operator
+
+
+def test_multiples_and_norms_of_ones_own_stretch_as_the_corners_of_a_ball_say() -> None:
+    w = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    own = FromDual(lambda g: g.abs().amax() + torch.linalg.vector_norm(g), ndim=1)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4)
+    for domain, codomain, corners in (
+        (2.0 * L1(), 3.0 * RMS(), torch.eye(4, dtype=torch.float64) / 2),
+        (0.5 * Max(), 3.0 * Max(), 2 * signs),
+        (L1(), own, torch.eye(4, dtype=torch.float64)),
+        (2.0 * L1(), 3.0 * own, torch.eye(4, dtype=torch.float64) / 2),
+    ):
+        largest = max(float(codomain(w @ x)) for x in corners)
+        assert_close(float(operator(domain, codomain)(w)), largest)
+    with pytest.raises(NoClosedForm, match=r"operator\(L2\(\), L1\(\)\)"):
+        operator(2.0 * L2(), L1())
 
 
 def test_rows_and_columns_oracles() -> None:
