@@ -104,7 +104,7 @@ def _simplest(name: str, law: Law, draws: Tensor) -> Broken | None:
 
 
 def _say_why(name: str, shape: tuple[int, ...], error: Exception) -> None:
-    """Raise UserError, unless it was a refusal: deriving an update for this shape meets it again."""
+    """Raise UserError, unless it was a refusal: deriving an update for this shape meets it too."""
     if not isinstance(error, ValueError):
         raise UserError(
             f"{name} cannot be tried on {'x'.join(map(str, shape))}: "
