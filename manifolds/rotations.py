@@ -92,6 +92,10 @@ class Rotations:
                 f"Rotations need block >= 2 and every >= 1, got {self.block} and {self.every}: "
                 f"one row alone has nothing to turn to"
             )
+        if not isinstance(self.chart, Chart):
+            raise ValueError(
+                f"Rotations need a chart such as Cayley() or CayleyNeumann(4), got {self.chart!r}"
+            )
 
     def side(self, shape: tuple[int, ...]) -> int:
         """Side of a block in a weight of this shape."""

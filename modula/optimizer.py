@@ -44,7 +44,7 @@ from modula.groups import (
 from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
 from modula.watch import Watch
-from modula.whole import LENGTH, Length, MeanSquare, Whole, length_rule
+from modula.whole import LENGTH, Length, MeanSquare, Whole, check_length, length_rule
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ class SteepestDescent(torch.optim.Optimizer):
                   ShortStep(rho) for the smaller of rho and what the whole step gains, with decay
     weight_decay  decoupled; 1 / weight_decay is the radius of the ball each weight stays in; a
                   Decay acts elsewhere
-    groups        declarations by group, in place of the network's own (recipes use this)
+    groups        declarations by group, in place of the network's own (recipes use this); each
+                  holds its momentum, potential and weight decay
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
     certify_every steps from one look at every direction's certificate to the next, logged and kept
                   in `certificates`: see modula.certification for what it costs; None never looks
@@ -116,6 +117,11 @@ class SteepestDescent(torch.optim.Optimizer):
         if groups is None:
             own = declarations_of(model, momentum, potential, weight_decay)
             groups = [Group(own)]
+        elif momentum != Average(0.95) or weight_decay:
+            raise ValueError(
+                f"momentum={momentum} and weight_decay={weight_decay} have no effect beside "
+                f"groups: each Declaration in them holds its own"
+            )
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
@@ -162,6 +168,7 @@ class SteepestDescent(torch.optim.Optimizer):
         programs, landings = [], list[Landing]()
         for declaration, weight, name in rows:
             with about(name):
+                check_length(self.length_rule, declaration.setting.potential)
                 programs.append(program_of(declaration, weight.shape, name))
                 landings += landing_of(declaration, weight, name)
         for program in programs:

@@ -75,3 +75,12 @@ def length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | Non
     if clip is not None and isinstance(lr, Automatic):
         raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
     return lr if isinstance(lr, Automatic) else clip
+
+
+def check_length(rule: LengthRule | None, potential: Potential) -> None:
+    """Raise ValueError if a weight's potential asks for another length of the network's step."""
+    if isinstance(potential, Clip | ShortStep) and potential != rule:
+        raise ValueError(
+            f"{potential} sets the length of the whole network's step, for which the optimizer has "
+            f"{rule or 'no such rule'}: give SteepestDescent potential={potential}"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 from torch import Tensor, nn
@@ -139,8 +139,8 @@ def scion(
     biases RMS.  Published radii go from 8 (vision) to 50 and 3000 (a tied language model).
     Source: Pethick et al. 2025, arXiv:2502.07529.
     """
-    if not (radius > 0 and head_radius > 0):
-        raise ValueError(f"radii must be positive; got {radius} and {head_radius}")
+    if not (0 < radius < inf and 0 < head_radius < inf):
+        raise ValueError(f"radii must be positive and finite; got {radius} and {head_radius}")
     declarations: dict[str, Declaration] = {}
     for name, (geometry, weight) in weights_of(model).items():
         is_head = geometry.role in ("head", "tied")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import modula
+from modula.duality import Clip
 from modula.manifolds import Implicit, Product, Stiefel, Transposed, UnitConditionNumber
 from modula.norms import L2, Frobenius, FromDual, KyFan, KyFanDual, MaxOf, RMSToRMS
 
@@ -121,3 +122,20 @@ def test_what_is_no_function() -> None:
 def test_a_dual_norm_that_is_not_one_number_of_tensors(f: Any) -> None:
     with pytest.raises(ValueError, match=r"on \(3, 2\): f is to give one number"):
         FromDual(f).duality_map(torch.ones(3, 2))
+
+
+def test_what_has_no_effect_beside_groups_is_refused() -> None:
+    with pytest.raises(ValueError, match="weight_decay=0.1 have no effect beside groups"):
+        modula.recipes.hypersphere(network(), weight_decay=0.1)
+    net = network()
+    clipped = modula.groups.declarations_of(net, potential=Clip(2.0))
+    with pytest.raises(ValueError, match=r"0.weight: Clip\(rho=2.0\) sets .* potential=Clip"):
+        modula.SteepestDescent(net, groups=[modula.Group(clipped)])
+    modula.SteepestDescent(net, groups=[modula.Group(clipped)], potential=Clip(2.0))
+
+
+def test_recipes_refuse_what_is_no_chart_and_no_radius() -> None:
+    with pytest.raises(ValueError, match=r"Rotations need a chart such as Cayley\(\)"):
+        modula.recipes.poet(network(), chart="cayley")
+    with pytest.raises(ValueError, match="radii must be positive and finite"):
+        modula.recipes.scion(network(), radius=float("inf"))
