@@ -2,12 +2,18 @@
 
 python benchmarks/polar.py [--threads 2] [--repeats 3] [--rows 768]
 
-Ratios are between times of the same run.  torch's bfloat16 runs once a shape: it is slow on CPU.
+Ratios are between times of the same run.  torch's bfloat16 runs once a shape: many CPUs are slow at it.
+Writes benchmarks/results/polar.md, unless --rows or --device is given.
 """
 
 import argparse
+import io
+import os
+import platform
 import time
 from collections.abc import Callable
+from datetime import date
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -17,6 +23,8 @@ from torch.optim._muon import _zeropower_via_newtonschulz
 
 from modula.kernels.polar import Gram, Standard, exact_polar, polar
 
+RESULTS = Path(__file__).parent / "results" / "polar.md"
+ROWS = 768
 JORDAN = (3.4445, -4.7750, 2.0315)
 Method = Callable[[Tensor], Tensor]
 
@@ -136,14 +144,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=768, help="width of the network")
+    parser.add_argument("--rows", type=int, default=ROWS, help="width of the network")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    console = Console(width=120)
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    console.print(
+        f"{date.today()}; torch {torch.__version__}; {platform.machine()} {arguments.device}; "
+        f"load {load} of {os.cpu_count()} cores"
+    )
     console.print(time_table(arguments.rows, arguments.repeats, arguments.device))
     console.print(accuracy_table(arguments.rows, arguments.device))
+    print(text.getvalue())
+    if (arguments.rows, arguments.device) == (ROWS, "cpu"):
+        intro = "What `python benchmarks/polar.py` printed (the script says what is measured)."
+        RESULTS.write_text(f"# The polar factor\n\n{intro}\n\n```text\n{text.getvalue()}```\n")
 
 
 if __name__ == "__main__":

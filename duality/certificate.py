@@ -73,7 +73,7 @@ def certify(
             f"{norm} is certified for a weight, gradient and direction of {norm.ndim} dims, all of "
             f"one shape; got {got}"
         )
-    w, d = weight.detach().double(), -direction.detach().double()
+    w, d = _point(manifold, weight), -direction.detach().double()
     length, off = (torch.linalg.vector_norm(x) for x in (d, d - manifold.to_tangent(w, d)))
     return Certificate(
         norm=float(norm(d)),
@@ -92,7 +92,7 @@ def gap_of(
     better bound stops as soon as D is proved optimal only where looking is free, on a CPU.
     """
     # The step -D is what has to be tangent: at the boundary of a region D itself need not be.
-    w, g, d = weight.detach().double(), -gradient.detach().double(), -direction.detach().double()
+    w, g, d = _point(manifold, weight), -gradient.detach().double(), -direction.detach().double()
     tangent, slope = manifold.to_tangent(w, d), manifold.to_tangent(w, g)
     if isinstance(manifold, Region):
         slope = g  # whose normal part counts: it can turn a way along the boundary into an ascent
@@ -104,6 +104,12 @@ def gap_of(
     upper = upper_bound(norm, manifold, w, slope, torch.maximum((1 + CLOSE) * attained, noise))
     gap = 1 - attained / upper
     return torch.where((upper > noise) & (gap.abs() >= ROUNDING), gap, 0.0)
+
+
+def _point(manifold: Manifold, weight: Tensor) -> Tensor:
+    """The weight in float64; on the boundary of a region if that is where its own dtype has it."""
+    weight = weight.detach()
+    return manifold.settled(weight) if isinstance(manifold, Region) else weight.double()
 
 
 def upper_bound(

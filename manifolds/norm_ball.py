@@ -66,14 +66,16 @@ class NormBall(Region):
         (point,) = in_working_dtype(x)
         return self.norm.project(point, self.radius).to(x.dtype)
 
+    def settled(self, x: Tensor) -> Tensor:
+        (working,) = in_working_dtype(x)
+        outwards = (1 + slack(x.dtype, working.dtype)) * x.double()
+        return self.norm.project(outwards, self.radius)
+
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return self.tangent_projector(x)(v)
 
     def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        (working,) = in_working_dtype(x)
-        outwards = (1 + slack(x.dtype, working.dtype)) * x.double()
-        # A point that rounding left just inside is moved to the boundary.
-        point = self.norm.project(outwards, self.radius)
+        point = self.settled(x)
 
         def to_tangent(v: Tensor) -> Tensor:
             vector, step = v.double(), STEP * self.radius

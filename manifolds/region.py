@@ -1,6 +1,9 @@
 """Sets with an inside: a weight may go anywhere but out."""
 
+from abc import abstractmethod
+
 import torch
+from torch import Tensor
 
 from modula.manifolds.base import Manifold
 
@@ -21,6 +24,10 @@ class Region(Manifold):
     Source: Moreau 1962, Decomposition orthogonale d'un espace hilbertien selon deux cones
     mutuellement polaires.
     """
+
+    @abstractmethod
+    def settled(self, x: Tensor) -> Tensor:
+        """x in float64, on the boundary where that is a rounding of x's own precision away."""
 
 
 def slack(stored: torch.dtype, computed: torch.dtype) -> float:

@@ -47,26 +47,36 @@ class SingularValuesBetween(Region):
         u, s, vh = scaled_svd(point)
         return ((u * s.clamp(*self.bounds)[..., None, :]) @ vh).to(x.dtype)
 
+    def settled(self, x: Tensor) -> Tensor:
+        (point,) = in_working_dtype(x)
+        u, s, vh = scaled_svd(point.double())
+        at_low, at_high = self._at_bounds(s, slack(x.dtype, point.dtype))
+        s = torch.where(at_high, self.bounds[1], torch.where(at_low, self.bounds[0], s))
+        return (u * s[..., None, :]) @ vh
+
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return self.tangent_projector(x)(v)
 
     def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         (point,) = in_working_dtype(x)
         u, s, vh = scaled_svd(point)
-        low, high = self.bounds
-        near = slack(x.dtype, s.dtype)
-        at_high, at_low = s >= high * (1 - near), s <= low * (1 + near)
+        at_low, at_high = self._at_bounds(s, slack(x.dtype, s.dtype))
 
         def to_tangent(v: Tensor) -> Tensor:
             (vector,) = in_working_dtype(v)
             inner = u.mT @ vector @ vh.mT
             growth = (inner + inner.mT) / 2
             outwards = _positive_part(growth, at_high)
-            if low > 0:
+            if self.bounds[0] > 0:
                 outwards = outwards - _positive_part(-growth, at_low)
             return (vector - u @ outwards @ vh).to(v.dtype)
 
         return to_tangent
+
+    def _at_bounds(self, s: Tensor, near: float) -> tuple[Tensor, Tensor]:
+        """Which singular values are at the lower, and which at the upper bound."""
+        low, high = self.bounds
+        return s <= low * (1 + near), s >= high * (1 - near)
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Singular vectors uniform (Haar), singular values uniform between the bounds."""

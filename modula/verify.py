@@ -22,20 +22,42 @@ from modula.manifolds import (
     Euclidean,
     Isospectral,
     Manifold,
+    NormBall,
     Oblique,
     SpectralBall,
+    SpectralBand,
     SpectralSphere,
     Sphere,
     Stiefel,
+    Transposed,
     UnitConditionNumber,
 )
-from modula.norms import L2, RMS, Columns, Frobenius, Max, Norm, Nuclear, RMSToRMS, Rows, Spectral
+from modula.norms import (
+    L1,
+    L2,
+    RMS,
+    Columns,
+    Frobenius,
+    KyFan,
+    KyFanDual,
+    Max,
+    Norm,
+    Nuclear,
+    RMSToRMS,
+    Rows,
+    Schatten,
+    Spectral,
+)
 
 NORMS: tuple[Norm, ...] = (
     RMSToRMS(),
     Spectral(),
     Nuclear(),
+    Schatten(3.0),
+    KyFan(2),
+    KyFanDual(2),
     Frobenius(),
+    L1(ndim=2),
     Max(ndim=2),
     Columns(RMS()),
     Rows(L2()),
@@ -46,10 +68,13 @@ MANIFOLDS: tuple[Manifold, ...] = (
     Oblique("rows"),
     Oblique("columns"),
     Stiefel(),
+    Transposed(Stiefel()),
     UnitConditionNumber(),
     SpectralSphere(),
     SPD(floor=0.1),
     SpectralBall(5.0),  # of which a Gaussian matrix is partly inside, partly outside
+    SpectralBand(3.0, 8.0),
+    NormBall(Max(ndim=2), 0.5),
     Isospectral(),
 )
 EXACT = 1e-5

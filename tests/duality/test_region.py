@@ -11,7 +11,7 @@ from modula.duality import NoMomentum, Setting, certify, derive
 from modula.duality.general import steepest_in_region
 from modula.duality.plan import Declaration, plan_of
 from modula.duality.rules import rule_name
-from modula.manifolds import Manifold, NormBall, SpectralBall, SpectralBand, Stiefel
+from modula.manifolds import Manifold, NormBall, Region, SpectralBall, SpectralBand, Stiefel
 from modula.norms import L1, L2, RMS, Frobenius, FromDual, Max, Norm, Nuclear, RMSToRMS, Rows
 from modula.norms.coordinates import Along, InCoordinates
 from modula.norms.metric import Diagonal, Memory
@@ -216,3 +216,26 @@ def test_a_plan_names_the_solver_and_the_region() -> None:
         "weight = step(weight, direction, lr, scale=1)",
         "weight = project[SpectralBall(radius=2.0)](weight)",
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "region",
+    [SpectralBall(0.3), SpectralBand(0.3, 0.7), NormBall(Frobenius(), 0.3)],
+    ids=str,
+)
+def test_a_weight_that_rounding_left_near_the_boundary_is_certified_on_it(
+    region: Region, dtype: torch.dtype
+) -> None:
+    """Its cone was missed once: inside, the whole gradient is open, and a fifth of it looked lost."""
+    torch.manual_seed(0)
+    drawn = torch.randn(8, 5, dtype=torch.float64)
+    weight = region.project(drawn / torch.linalg.matrix_norm(drawn, 2)).to(dtype)
+    gradient = 0.3 * torch.randn(8, 5).to(dtype) - weight  # descent leads out
+    found = direction(Frobenius(), region, weight, gradient)
+    assert_close(region.settled(weight), weight.double(), atol=0.01, rtol=0)
+    assert region.residual(region.settled(weight)) < 1e-12
+    proof = certify(Frobenius(), region, weight, gradient, found)
+    assert proof.passes(1e-4 if dtype == torch.float32 else 0.03), proof
+    whole = certify(Frobenius(), region, weight, gradient, Frobenius().duality_map(gradient))
+    assert whole.tangency > 0.1
