@@ -2,7 +2,8 @@
 
 python benchmarks/polar.py [--threads 2] [--repeats 3] [--rows 768]
 
-Ratios are between times of the same run.  torch's bfloat16 runs once a shape: many CPUs are slow at it.
+Ratios are between times of the same run.  torch's bfloat16 runs once a shape: many CPUs are slow
+at it.
 Writes benchmarks/results/polar.md, unless --rows or --device is given.
 """
 

@@ -227,7 +227,7 @@ def test_a_plan_names_the_solver_and_the_region() -> None:
 def test_a_weight_that_rounding_left_near_the_boundary_is_certified_on_it(
     region: Region, dtype: torch.dtype
 ) -> None:
-    """Its cone was missed once: inside, the whole gradient is open, and a fifth of it looked lost."""
+    """Its cone was missed once: inside, the whole gradient is open, and much of it looked lost."""
     torch.manual_seed(0)
     drawn = torch.randn(8, 5, dtype=torch.float64)
     weight = region.project(drawn / torch.linalg.matrix_norm(drawn, 2)).to(dtype)
