@@ -64,7 +64,8 @@ def certify(
     The value of a FromDual norm is a lower bound; so far as it is short, D' may be too long and
     the gap too small, even negative.  Its duality map, and with it U, is exact.
 
-    Raises ValueError for unequal shapes, and for a norm of fewer dims than the weight.
+    Raises ValueError for unequal shapes, for a norm of fewer dims than the weight, and for a shape
+    that the manifold has no point of.
     """
     start = perf_counter()
     if not weight.shape == gradient.shape == direction.shape or weight.ndim != norm.ndim:
@@ -73,6 +74,7 @@ def certify(
             f"{norm} is certified for a weight, gradient and direction of {norm.ndim} dims, all of "
             f"one shape; got {got}"
         )
+    manifold.check_shape(tuple(weight.shape))
     w, d = _point(manifold, weight), -direction.detach().double()
     length, off = (torch.linalg.vector_norm(x) for x in (d, d - manifold.to_tangent(w, d)))
     return Certificate(

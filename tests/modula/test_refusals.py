@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import modula
-from modula.duality import Clip
+from modula.duality import Clip, certify
 from modula.manifolds import Implicit, Product, Stiefel, Transposed, UnitConditionNumber
 from modula.norms import L2, Frobenius, FromDual, KyFan, KyFanDual, MaxOf, RMSToRMS
 
@@ -139,3 +139,9 @@ def test_recipes_refuse_what_is_no_chart_and_no_radius() -> None:
         modula.recipes.poet(network(), chart="cayley")
     with pytest.raises(ValueError, match="radii must be positive and finite"):
         modula.recipes.scion(network(), radius=float("inf"))
+
+
+def test_a_certificate_needs_a_shape_that_the_manifold_has() -> None:
+    wide = torch.ones(2, 3)
+    with pytest.raises(ValueError, match=r"or declare Transposed\(Stiefel\(\)\)"):
+        certify(RMSToRMS(), Stiefel(), wide, wide, wide)
