@@ -93,12 +93,14 @@ def matrices_and_others(
 ) -> list[Group]:
     """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW.
 
+    Hidden vectors and numbers, such as parameters of one's own, are among the others.
+
     scalers  those of the first group
     """
     matrices: dict[str, Declaration] = {}
     others: dict[str, Declaration] = {}
     for name, (geometry, weight) in weights_of(model).items():
-        if geometry.role in MATRIX_ROLES:
+        if geometry.role in MATRIX_ROLES and weight.ndim > 1:
             setting = setting_of(geometry, weight)
             matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None, scalers)
         else:
