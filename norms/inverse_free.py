@@ -70,7 +70,8 @@ class SINGD(Metric):
            asks; without it (IKFAC) both traces are left out, S_out <- S_out + rate (E[e e^T] +
            damping I - S_out) to first order, which are K-FAC's averages
     modes, rate, momentum, damping, size_beta, max_dim   as for InverseFree; IKFAC's two factors
-           have a size each
+           have a size each.  Two modes are those of the outputs and of the inputs
+    inputs_first   whether the weight is stored (in, out), as transformers' Conv1D stores it
 
     Source: Lin et al. 2024, arXiv:2312.05705.
     """
@@ -82,6 +83,7 @@ class SINGD(Metric):
     cross: bool = True
     size_beta: float = 0.95
     max_dim: int = 4096
+    inputs_first: bool = False
 
     def __post_init__(self) -> None:
         _check_steps(self)

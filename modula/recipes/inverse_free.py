@@ -13,6 +13,7 @@ from modula.norms.low_rank import LowRank
 from modula.norms.psgd import EQ, PSGD
 from modula.optimizer import SteepestDescent
 from modula.recipes.kronecker import preconditioned
+from modula.recipes.layers import along_gradient, in_layers
 
 
 def psgd_pro(
@@ -171,4 +172,4 @@ def singd(
     metric = SINGD(
         modes, rate, momentum=metric_momentum, damping=damping, cross=cross, max_dim=max_dim
     )
-    return preconditioned(model, lr, metric, Behind(HeavyBall(momentum)), options)
+    return in_layers(model, lr, metric, along_gradient(Behind(HeavyBall(momentum))), options)

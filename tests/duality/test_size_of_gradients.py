@@ -14,6 +14,7 @@ from modula.norms import (
     PSGD,
     InverseFree,
     Kronecker,
+    LowRank,
     Metric,
     Scalar,
     Sum,
@@ -51,3 +52,21 @@ def test_the_size_of_gradients_is_forgotten_at_once(metric: Metric, scale: float
     usual = last_direction(metric, 1.0)
     difference = (last_direction(metric, scale) - usual).norm() / usual.norm()
     assert_close(float(difference), 0.0, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [m for m in METRICS if isinstance(m, PSGD | InverseFree | LowRank)],
+    ids=str,
+)
+def test_a_gradient_whose_square_overflows_is_no_sample(metric: Metric) -> None:
+    weight = torch.zeros(4, 6)
+    batch = Batch([program(metric, (4, 6))], [weight])
+    for seed in range(3):
+        batch.propose([draw(4, 6, seed=seed).float()], {})
+    state = {name: each.views[0].clone() for name, each in batch.state.items() if name != "step"}
+    batch.propose([1e25 * draw(4, 6).float()], {})
+    rejected = state.pop("rejected")
+    for name, kept in state.items():  # factors are balanced in every step: their product stays
+        assert_close(batch.state[name].views[0], kept, rtol=1e-2, atol=1e-2)
+    assert batch.state["rejected"].views[0] == rejected + 1

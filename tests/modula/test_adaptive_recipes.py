@@ -62,6 +62,33 @@ def test_recipes_take_the_structure_of_their_factors(
     assert losses[-1] < losses[0]
 
 
+class Own(nn.Module):
+    """A matrix, and a vector and a number of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 3, bias=False)
+        self.vector = nn.Parameter(torch.ones(3))
+        self.number = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.number * (self.map(x) + self.vector)
+        return y
+
+
+@pytest.mark.parametrize(
+    "name", ["kl_shampoo", "psgd_pro", "kfac", "singd", "normuon", "soap_muon"]
+)
+def test_vectors_and_numbers_of_ones_own_are_for_adamw(name: str) -> None:
+    net = Own()
+    modula.declare(net, {"vector": modula.norms.RMS(), "number": modula.norms.Max(0)})
+    optimizer = recipes.RECIPES[name](net)
+    net(torch.randn(5, 4)).square().mean().backward()
+    optimizer.step()
+    assert [optimizer.plan[n].known_as for n in ("vector", "number")] == ["Adam", "Adam"]
+    assert all(weight.isfinite().all() for weight in net.parameters())
+
+
 def hidden(net: nn.Module) -> nn.Module:
     """All matrices of the network are for the recipe's own group."""
     for name in ("0", "2"):
