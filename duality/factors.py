@@ -32,6 +32,13 @@ class Factors:
     fitted: Fitted
     whole: bool
 
+    def __post_init__(self) -> None:
+        if not self.fitted.estimated:
+            raise ValueError(
+                "all modes are Flat(), and nothing is left to estimate: give one dim Dense() or "
+                "DiagonalMode(), or declare no metric"
+            )
+
     def first(self, i: int) -> tuple[int, ...]:
         """All dims, i the first of them."""
         return (i, *(j for j in self.fitted.estimated if j != i))

@@ -45,7 +45,7 @@ class InverseFree(Metric):
 
     def __post_init__(self) -> None:
         _check_steps(self)
-        if self.batch_size <= 0:
+        if not self.batch_size > 0:
             raise ValueError(f"InverseFree needs batch_size > 0; got {self.batch_size}")
 
     @property
@@ -96,5 +96,5 @@ class SINGD(Metric):
 def _check_steps(metric: InverseFree | SINGD) -> None:
     if not 0 < metric.rate < 1 or not 0 <= metric.momentum < 1:
         raise ValueError(f"{metric} needs 0 < rate < 1 and 0 <= momentum < 1")
-    if metric.damping < 0 or metric.max_dim < 1 or not 0 <= metric.size_beta <= 1:
+    if not metric.damping >= 0 or metric.max_dim < 1 or not 0 <= metric.size_beta <= 1:
         raise ValueError(f"{metric} needs damping >= 0, max_dim >= 1 and 0 <= size_beta <= 1")

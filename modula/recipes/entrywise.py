@@ -202,6 +202,8 @@ def root_free(
     5e-5 to 5e-4, damping in 5e-5 to 1e-3, 1 - beta in 5e-3 to 0.1, momentum in 0.5 to 0.99.
     Source: Lin et al. 2024, arXiv:2402.03496.
     """
+    if not batch >= 1:
+        raise ValueError(f"batch is a number of examples, at least 1; got {batch}")
     memory = Memory(beta, unbiased=False, first=1 / batch)
     group = entrywise(
         model,

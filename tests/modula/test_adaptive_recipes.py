@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import modula
 from modula import recipes
 from modula.kernels.polynomials import JORDAN
-from modula.norms import BlockDiagonal, Dense, DiagonalMode, SpikeAndFlat, Triangular
+from modula.norms import BlockDiagonal, Dense, DiagonalMode, Flat, SpikeAndFlat, Triangular
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 Direction = Callable[[Tensor, dict[str, Any], int], Tensor]
@@ -87,6 +87,45 @@ def test_vectors_and_numbers_of_ones_own_are_for_adamw(name: str) -> None:
     optimizer.step()
     assert [optimizer.plan[n].known_as for n in ("vector", "number")] == ["Adam", "Adam"]
     assert all(weight.isfinite().all() for weight in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("kl_shampoo", "0.weight (8, 6): KL: 2 blocks of dense 4 x dense 6, power 0.5"),
+        ("soap", "0.weight (8, 6): diagonal in the eigenbasis of Sum: 2 blocks of dense 4"),
+        ("bias_corrected_shampoo", "0.weight (8, 6): variance-corrected Sum: 2 blocks of"),
+        ("kfac", "0.weight (8, 6): sampled_output_moment 4 in 2 blocks x sampled_input_moment 6"),
+        ("one_sided", ""),
+    ],
+)
+def test_one_line_says_what_was_too_wide(
+    name: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 6))
+    recipes.RECIPES[name](net, max_dim=6)
+    assert [record.getMessage()[: len(text) + 41] for record in caplog.records] == (
+        [f"wider than max_dim, so cut or made diagonal: {text}"[: len(text) + 41]] if text else []
+    )
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda: modula.norms.Kronecker(damping=torch.nan),
+        lambda: modula.norms.Diagonal(floor=torch.nan),
+        lambda: modula.norms.Scalar(power=-1.0),
+        lambda: modula.norms.Relative(-0.1),
+        lambda: modula.norms.InverseFree(damping=torch.nan),
+        lambda: recipes.kfac(nn.Linear(2, 2), damping=1e-3),
+        lambda: recipes.root_free(nn.Linear(2, 2), batch=0),
+        lambda: recipes.if_shampoo(nn.Linear(2, 2), modes=Flat()),
+        lambda: recipes.singd(nn.Linear(2, 2), modes=Flat()),
+    ],
+)
+def test_what_means_nothing_is_refused_where_it_is_declared(declare: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=r"needs|got|Flat\(\)"):
+        declare()
 
 
 def hidden(net: nn.Module) -> nn.Module:
