@@ -153,6 +153,14 @@ def coordinates(metric: Metric, shape: Shape, whole: bool) -> Coordinates:
     raise TypeError(f"{metric} is declared, but nothing estimates it: register it in duality/")
 
 
+@coordinates.register
+def _(metric: First, shape: Shape, whole: bool) -> Coordinates:
+    raise ValueError(
+        "metric.then(norm) is a chain, which is steepest in no norm: it stands with Unit() on a "
+        f"weight without a manifold; declare norm.under({metric.metric}) here"
+    )
+
+
 @singledispatch
 def describe(metric: Metric, shape: Shape) -> str:
     """What the plan says of a metric on a weight of this shape."""

@@ -165,7 +165,7 @@ def corrected_root_diagonal_plain(
     unbiased: bool,
     **how: float,
 ) -> Tensor:
-    """The same for the diagonals of factors, as in second_moment.average_squares: (..., d)."""
+    """The same for the diagonals of factors, as in second_moment.average_gram: (..., d)."""
     rows = _rows_without_each(parts, blocks, dim, ndim)
     weight = share * _newest(seen, beta, unbiased) / second_moment.mean_eigenvalue(factor, 1)
     rows = _weighted(rows, weight, blocks)

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from modula.algebra import Module
 from modula.declare import geometries_of
-from modula.duality import Average, Decay, Declaration, Momentum, Potential, Setting, Unit
+from modula.duality import (
+    Average,
+    Decay,
+    Declaration,
+    Momentum,
+    Potential,
+    Program,
+    Setting,
+    Unit,
+    program_of,
+)
 from modula.duality.coordinates import describe, is_limited
 
 logger = logging.getLogger(__name__)
@@ -130,6 +140,14 @@ def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any])
         if key not in saved or tuple(saved[key].shape) != tuple(value.shape):
             have = {k: tuple(v.shape) for k, v in saved.items()}
             raise ValueError(f"{name} needs saved {key} of shape {tuple(value.shape)}; got {have}")
+
+
+def program_for(declaration: Declaration, weight: Tensor, name: str) -> Program:
+    """The program of a weight; ValueErrors of what does not fit its shape name it."""
+    try:
+        return program_of(declaration, weight.shape, name)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def say_what_is_cut(rows: Iterable[tuple[str, Tensor, Declaration]]) -> None:

@@ -38,6 +38,7 @@ from modula.groups import (
     names_of,
     param_groups,
     point_of,
+    program_for,
     say_what_is_cut,
 )
 from modula.scaling import scale_and_overflow_
@@ -159,7 +160,7 @@ class SteepestDescent(torch.optim.Optimizer):
             del group[key]  # a default of the first group, which this one's programs may not have
         weights: list[Tensor] = group["params"]
         rows = list(zip(declarations, weights, names_of(group), strict=True))
-        programs = [program_of(d, w.shape, n) for d, w, n in rows]
+        programs = [program_for(*row) for row in rows]
         landings = [landing for row in rows for landing in point_of(*row)]
         for program in programs:
             for key, value in program.live.items():

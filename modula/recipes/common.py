@@ -80,6 +80,12 @@ def adam_options(betas: tuple[float, float], eps: float) -> dict[str, Any]:
     }
 
 
+def taken_for_groups(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `matrices_and_others`, taken out of these."""
+    names = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
+    return {name: options.pop(name) for name in names if name in options}
+
+
 def matrices_and_others(
     model: nn.Module,
     lr: float,

@@ -27,9 +27,7 @@ from modula.norms.layer import (
 from modula.norms.metric import First, Memory
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import matrices_and_others
-
-OPTIONS_OF_OTHERS = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
+from modula.recipes.common import matrices_and_others, taken_for_groups
 
 LayerMetric = LayerMoments | LayerEigenvalues | SINGD
 
@@ -42,7 +40,7 @@ def in_layers(
     options: dict[str, Any],
 ) -> SteepestDescent:
     """Hidden matrices by `setting_of`, the metric as the weight is stored; others by AdamW."""
-    own = {key: options.pop(key) for key in OPTIONS_OF_OTHERS if key in options}
+    own = taken_for_groups(options)
 
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
         stored = replace(metric, inputs_first=True) if _inputs_first(geometry) else metric

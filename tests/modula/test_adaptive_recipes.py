@@ -12,8 +12,19 @@ from torch.testing import assert_close
 
 import modula
 from modula import recipes
+from modula.duality import Decoupled, Potential, Sharp, Unit
 from modula.kernels.polynomials import JORDAN
-from modula.norms import BlockDiagonal, Dense, DiagonalMode, Flat, SpikeAndFlat, Triangular
+from modula.manifolds import Sphere
+from modula.norms import (
+    L2,
+    BlockDiagonal,
+    Dense,
+    DiagonalMode,
+    Flat,
+    Kronecker,
+    SpikeAndFlat,
+    Triangular,
+)
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 Direction = Callable[[Tensor, dict[str, Any], int], Tensor]
@@ -126,6 +137,32 @@ def test_one_line_says_what_was_too_wide(
 def test_what_means_nothing_is_refused_where_it_is_declared(declare: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=r"needs|got|Flat\(\)"):
         declare()
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "adagrad", "root_free"])
+def test_a_decay_of_ones_own_takes_the_place_of_the_recipes(name: str) -> None:
+    net = nn.Linear(3, 2)
+    plain = recipes.RECIPES[name](net).plan["weight"].program
+    decayed = recipes.RECIPES[name](net, weight_decay=Decoupled(0.1)).plan["weight"].program
+    assert decayed.proposal == plain.proposal
+    assert str(decayed.update[0]) == "weight = decay(weight, lr, rate=0.1, scale=1)"
+
+
+@pytest.mark.parametrize(
+    ("geometry", "potential", "text"),
+    [
+        (modula.Geometry(Kronecker().then(L2(2)), Sphere(ndim=2)), Unit(), "is a chain"),
+        (modula.Geometry(Kronecker().then(L2(2))), Sharp(), "is a chain"),
+        (modula.Geometry(L2(2).under(Kronecker((Dense(),)))), Unit(), "declares 1 modes"),
+    ],
+)
+def test_what_does_not_fit_a_weight_names_it(
+    geometry: modula.Geometry, potential: Potential, text: str
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 2, bias=False))
+    net[0].geometry = {"weight": geometry}
+    with pytest.raises(ValueError, match=f"0.weight: .*{text}"):
+        modula.SteepestDescent(net, potential=potential)
 
 
 def hidden(net: nn.Module) -> nn.Module:
