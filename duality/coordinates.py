@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, singledispatch
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -152,6 +153,14 @@ def coordinates(metric: Metric, shape: Shape, whole: bool) -> Coordinates:
     raise TypeError(f"{metric} is declared, but nothing estimates it: register it in duality/")
 
 
+@coordinates.register
+def _(metric: First, shape: Shape, whole: bool) -> Coordinates:
+    raise ValueError(
+        "metric.then(norm) is a chain, which is steepest in no norm: it stands with Unit() on a "
+        f"weight without a manifold; declare norm.under({metric.metric}) here"
+    )
+
+
 @singledispatch
 def describe(metric: Metric, shape: Shape) -> str:
     """What the plan says of a metric on a weight of this shape."""
@@ -166,3 +175,16 @@ def _(metric: First, shape: Shape) -> str:
 def with_cost_of(each: Line, shape: Shape) -> Line:
     """The same line, which works on something of this shape."""
     return replace(each, shape=tuple(shape))
+
+
+def is_limited(metric: Metric, shape: Shape) -> bool:
+    """Whether a weight of this shape has a side too wide for the metric's max_dim."""
+    return describe(metric, shape) != describe(_unlimited(metric), shape)
+
+
+def _unlimited(metric: Any) -> Any:
+    """The metric, or the one inside it, without a max_dim."""
+    for inside in ("metric", "kronecker"):
+        if hasattr(metric, inside):
+            return replace(metric, **{inside: _unlimited(getattr(metric, inside))})
+    return replace(metric, max_dim=sys.maxsize) if hasattr(metric, "max_dim") else metric

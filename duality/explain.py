@@ -168,29 +168,29 @@ def _(metric: Kronecker, decayed: bool) -> str:
 
 
 @_of_metric.register
-def _(metric: Eigenbasis, weight_decay: float | None) -> str:
+def _(metric: Eigenbasis, decayed: bool) -> str:
     if isinstance(metric.kronecker.fit, KL):
         return "KL-SOAP"
     return "EShampoo" if metric.kronecker.instant else "SOAP"
 
 
 @_of_metric.register
-def _(metric: PSGD, weight_decay: float | None) -> str:
+def _(metric: PSGD, decayed: bool) -> str:
     return "PSGD Kron" if isinstance(metric.solver, EQ) else "PSGD-PRO"
 
 
 @_of_metric.register
-def _(metric: LowRank, weight_decay: float | None) -> str:
+def _(metric: LowRank, decayed: bool) -> str:
     return "PSGD LRA"
 
 
 @_of_metric.register
-def _(metric: InverseFree, weight_decay: float | None) -> str:
+def _(metric: InverseFree, decayed: bool) -> str:
     return "IF-Shampoo"
 
 
 @_of_metric.register
-def _(metric: SINGD, weight_decay: float | None) -> str:
+def _(metric: SINGD, decayed: bool) -> str:
     return "SINGD" if metric.cross else "IKFAC"
 
 

@@ -14,6 +14,14 @@ from modula.kernels.op import Op
 from modula.kernels.structure import Structure
 
 
+def usable_sample() -> list[Line]:
+    """usable: the sample, or zero where it overflows; rejected: how often it did."""
+    return [
+        line("rejected", factors.rejected, "rejected", "sample"),
+        line("usable", factors.usable, "sample", "seen"),
+    ]
+
+
 @dataclass(frozen=True)
 class Factors:
     """Names, shapes and lines for the factors `root_i` of a fitted metric.
@@ -23,6 +31,13 @@ class Factors:
 
     fitted: Fitted
     whole: bool
+
+    def __post_init__(self) -> None:
+        if not self.fitted.estimated:
+            raise ValueError(
+                "all modes are Flat(), and nothing is left to estimate: give one dim Dense() or "
+                "DiagonalMode(), or declare no metric"
+            )
 
     def first(self, i: int) -> tuple[int, ...]:
         """All dims, i the first of them."""
@@ -53,12 +68,16 @@ class Factors:
         """A line on something of the shape of a block."""
         return with_cost_of(line(result, op, *reads, **options), self.fitted.shape)
 
-    def counting(self, sample: str) -> list[Line]:
-        """fresh: whether there is a sample; seen: how many there were."""
+    def counting(self, read: str) -> list[Line]:
+        """fresh: whether what is read is a sample; seen: how many there were."""
         return [
-            line("fresh", factors.fresh, sample, "seen"),
+            line("fresh", factors.fresh, read, "seen"),
             line("seen", apply.accumulate, "seen", "fresh", beta=1.0),
         ]
+
+    def counting_usable(self) -> list[Line]:
+        """usable: the sample, or zero where it overflows; and its count."""
+        return [*usable_sample(), *self.counting("usable")]
 
     def resized(self, **powers: float) -> list[Line]:
         """name_i times gain^power along each dim."""
@@ -70,7 +89,7 @@ class Factors:
 
     def white(self, name: str) -> list[Line]:
         """white: the sample, seen through name_i^T along each dim."""
-        lines, read = [], "sample"
+        lines, read = [], "usable"
         for i in self.fitted.estimated:
             lines.append(self.applied(name, i).down(read, "white"))
             read = "white"
@@ -111,6 +130,6 @@ class Factors:
         return Coordinates(
             before=tuple(lines),
             core=tuple(self.applied(name, i) for i in self.fitted.estimated),
-            slots=(("seen", Slot(self.fitted.counted)), *slots),
+            slots=(*((name, Slot(self.fitted.counted)) for name in ("seen", "rejected")), *slots),
             view=self.fitted.view,
         )

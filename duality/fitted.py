@@ -252,6 +252,6 @@ def _view(
             head, left[group[0]] = f"b{i}", f"(b{i} {group[0]})"
             known.append((head, count))
         heads.append(head)
-        tails.append(f"({' '.join(tail)})" if len(tail) > 1 else tail[0])
+        tails.append(f"({' '.join(tail)})" if len(tail) > 1 else "".join(tail) or "1")
     pattern = f"{' '.join(left[name] for name in names)} -> {' '.join(heads + tails)}"
     return Blocks(L2(len(groups)), pattern, tuple(known))

@@ -8,7 +8,8 @@ from modula.duality.coordinates import Coordinates, coordinates, describe
 from modula.duality.factors import Factors
 from modula.duality.fitted import WHOLE, Fitted, fit
 from modula.duality.kronecker import MODES
-from modula.duality.program import Line, Slot
+from modula.duality.layer_matrix import Matrix
+from modula.duality.program import Line, Slot, line
 from modula.kernels import factors, inverse_free, second_moment
 from modula.kernels.op import Shape
 from modula.norms.inverse_free import SINGD, InverseFree
@@ -30,7 +31,7 @@ def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
     size = {"beta": metric.size_beta, "share": metric.batch_size, "damping": metric.damping}
     kinds = kept.kinds(kept.fitted.estimated)
     lines = [
-        *kept.counting("sample"),
+        *kept.counting_usable(),
         *kept.white("root"),
         kept.on_weight("gain", factors.size_gain, *reads, **size, kinds=kinds),
         kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
@@ -79,20 +80,15 @@ def layers(metric: SINGD, shape: Shape) -> Fitted:
 
     Raises ValueError for a weight that has not got these two sides.
     """
+    matrix = Matrix(tuple(shape), metric.inputs_first)
     sides = metric.modes if isinstance(metric.modes, tuple) else (metric.modes,) * 2
-    modes = sides if len(shape) == 2 else metric.modes
-    widest = max(shape, default=1) ** max(len(shape), 1)
-    fitted = fit(Kronecker(modes, memory=Memory(1.0), square=False, max_dim=widest), shape)
-    if len(fitted.modes) != 2:
-        raise ValueError(
-            f"{metric} needs the outputs and inputs of a linear layer or a convolution; "
-            f"got a weight of shape {tuple(shape)}: give it InverseFree()"
-        )
+    whole = Kronecker(sides, memory=Memory(1.0), square=False, max_dim=max(matrix.viewed))
+    fitted = fit(whole, matrix.viewed)
     kinds = tuple(
         DiagonalMode() if isinstance(mode, WHOLE) and size > metric.max_dim else mode
         for mode, size in zip(fitted.modes, fitted.block, strict=True)
     )
-    return replace(fitted, modes=kinds).only(*MODES, Triangular)
+    return replace(fitted, view=matrix.view, modes=kinds).only(*MODES, Triangular)
 
 
 @describe.register
@@ -105,7 +101,7 @@ def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(layers(metric, shape), whole)
     every = kept.fitted.estimated
     seen = "local" if metric.cross else "moment"
-    lines = kept.counting(OF_DIM[every[0]])
+    lines = [*_usable_moments(kept), *kept.counting(f"usable_{every[0]}")]
     lines += [_seen(kept, i, f"{seen}_{i}") for i in every]
     groups = (every,) if metric.cross else tuple((i,) for i in every)
     for group in groups:
@@ -120,9 +116,21 @@ def _(metric: SINGD, shape: Shape, whole: bool) -> Coordinates:
     return kept.coordinates(lines, _slots(kept))
 
 
+def _usable_moments(kept: Factors) -> list[Line]:
+    """usable_i: the moment of dim i, or zero where either is none; rejected: how often one was."""
+    every = kept.fitted.estimated
+    names = {i: OF_DIM[i] for i in every}
+    lines = [line("rejected", factors.rejected_moments, "rejected", *names.values())]
+    for i in every:
+        others = (names[j] for j in every if j != i)
+        reads = (names[i], "seen", *others)
+        lines.append(kept.on(i, f"usable_{i}", factors.usable_moment, *reads))
+    return lines
+
+
 def _seen(kept: Factors, i: int, result: str) -> Line:
     """The moment of dim i, seen through its factor."""
-    reads = (OF_DIM[i], f"root_{i}")
+    reads = (f"usable_{i}", f"root_{i}")
     return kept.on(i, result, inverse_free.congruence, *reads, kind=kept.fitted.kind(i))
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+from modula.duality.fitted import FEW_BLOCKS
 from modula.norms.base import Blocks
 from modula.norms.vector import L2
 
-FEW_BLOCKS = 8  # a weight up to this many times longer than wide is cut into square blocks
 DIMS = {"outputs": -2, "inputs": -1}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from modula.duality.coordinates import Applied, Coordinates, coordinates, describe, with_cost_of
+from modula.duality.factors import usable_sample
 from modula.duality.program import Line, Slot, line
 from modula.kernels import apply, factors, low_rank, second_moment, spiked
 from modula.kernels.op import Cost, Op, Shape
@@ -17,6 +18,7 @@ from modula.norms.low_rank import LowRank
 from modula.norms.structured_maps import LowRankScaled
 
 Q = ("scale", "left", "right")
+COUNTS = ("seen", "rejected")
 START = 0.3  # the length of the columns of U and V at first
 
 
@@ -52,7 +54,7 @@ def _(metric: LowRank, shape: Shape, whole: bool) -> Coordinates:
     inward, outward = (Applied(InverseOfQ(metric.rank, t), Q) for t in (False, True))
     thin = (prod(shape), metric.rank)
     lines = [*_sized(metric, inward, thin), *_pulled(metric, thin), *_stepped(metric, thin)]
-    numbers = ((name, Slot(())) for name in ("seen", "bound_scale", "bound_left", "bound_right"))
+    numbers = ((name, Slot(())) for name in (*COUNTS, "bound_scale", "bound_left", "bound_right"))
     return Coordinates(
         before=tuple(replace(each, every=metric.every * each.every) for each in lines),
         core=(inward, outward) if whole else (inward,),
@@ -70,11 +72,12 @@ def _sized(metric: LowRank, inward: Applied, thin: Shape) -> list[Line]:
     options = {"damping": metric.damping}
     resized = (("scale", -0.25), ("white", -0.25), ("pull_scale", -0.5), ("push_scale", 0.5))
     return [
-        line("fresh", factors.fresh, "sample", "seen"),
+        *usable_sample(),
+        line("fresh", factors.fresh, "usable", "seen"),
         line("seen", apply.accumulate, "seen", "fresh", beta=1.0),
-        *(_on(thin, name, spiked.begun, name, "sample", "seen", size=START) for name in Q[1:]),
-        inward.down("sample", "white"),
-        _on(thin, "pull_scale", low_rank.pull_scale, "white", "sample", *Q, **options),
+        *(_on(thin, name, spiked.begun, name, "usable", "seen", size=START) for name in Q[1:]),
+        inward.down("usable", "white"),
+        _on(thin, "pull_scale", low_rank.pull_scale, "white", "usable", *Q, **options),
         _on(thin, "push_scale", low_rank.push_scale, *Q),
         line(
             "gain",
@@ -96,7 +99,7 @@ def _pulled(metric: LowRank, thin: Shape) -> list[Line]:
         pair, bound = (f"pull_{side}", f"push_{side}"), f"bound_{side}"
         noise = {"damping": metric.damping}
         lines += [
-            _on(thin, pair[0], low_rank.pull, "white", "sample", *Q, other, **noise),
+            _on(thin, pair[0], low_rank.pull, "white", "usable", *Q, other, **noise),
             _on(thin, pair[1], low_rank.push, *Q, other),
             _on(thin, bound, low_rank.bound, bound, "fresh", *pair, other, **beta),
             _on(thin, f"change_{side}", changes[side], *pair, "left", "right"),

@@ -23,7 +23,7 @@ def _(metric: PSGD, shape: Shape) -> str:
 @coordinates.register
 def _(metric: PSGD, shape: Shape, whole: bool) -> Coordinates:
     kept = Factors(fit(metric.product, shape).only(*MODES), whole)
-    lines = [*kept.counting("sample"), *_follow(metric.solver, metric, kept)]
+    lines = [*kept.counting_usable(), *_follow(metric.solver, metric, kept)]
     slots = kept.identities("root") + kept.identities("inverse") + kept.numbers("bound")
     return kept.coordinates([_at_times(each, metric.every) for each in lines], slots)
 
@@ -55,7 +55,7 @@ def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
             kept.on_weight(
                 f"moment_{i}",
                 psgd.whitened_moment,
-                *("white", "sample", *kept.named("inverse", order)),
+                *("white", "usable", *kept.named("inverse", order)),
                 **kept.along(i),
                 damping=metric.damping,
                 kinds=kept.kinds(order),
@@ -94,7 +94,7 @@ def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
             kept.on_weight(
                 f"moment_{i}",
                 psgd.triangular_moment,
-                *("white", "sample", *kept.named("root", order)),
+                *("white", "usable", *kept.named("root", order)),
                 **kept.along(i),
                 damping=metric.damping,
                 kinds=kinds,

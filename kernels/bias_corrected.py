@@ -141,11 +141,12 @@ def corrected_root_plain(
     """
     rows = _rows_without_each(parts, blocks, dim, ndim)
     weight = share * _newest(seen, beta, unbiased) / second_moment.mean_eigenvalue(factor, 2)
+    rows = _weighted(rows, weight, blocks)
 
     def roots(values: Tensor, basis: Tensor) -> Tensor:
         turned = basis.mT.unsqueeze(-3 - blocks) @ rows
         variance = jackknife(turned.square().sum(-1), -2 - blocks)
-        return less_bias(values, weight[..., None].square() * variance, how["power"])
+        return less_bias(values, variance, how["power"])
 
     return root.inverse_root_plain(factor, previous, roots=roots, **how)
 
@@ -164,10 +165,11 @@ def corrected_root_diagonal_plain(
     unbiased: bool,
     **how: float,
 ) -> Tensor:
-    """The same for the diagonals of factors, as in second_moment.average_squares: (..., d)."""
+    """The same for the diagonals of factors, as in second_moment.average_gram: (..., d)."""
     rows = _rows_without_each(parts, blocks, dim, ndim)
     weight = share * _newest(seen, beta, unbiased) / second_moment.mean_eigenvalue(factor, 1)
-    variance = weight[..., None].square() * jackknife(rows.square().sum(-1), -2 - blocks)
+    rows = _weighted(rows, weight, blocks)
+    variance = jackknife(rows.square().sum(-1), -2 - blocks)
 
     def roots(values: Tensor) -> Tensor:
         return less_bias(values, variance, how["power"])
@@ -177,6 +179,11 @@ def corrected_root_diagonal_plain(
 
 def _rows_without_each(parts: Tensor, blocks: int, dim: int, ndim: int) -> Tensor:
     return second_moment.unfold(without_each(parts, -1 - blocks - ndim), dim, ndim)
+
+
+def _weighted(rows: Tensor, weight: Tensor, blocks: int) -> Tensor:
+    """rows whose squares are `weight` times as large: before a fourth power leaves float32."""
+    return rows * weight.sqrt().unsqueeze(-1 - blocks)[..., None, None]
 
 
 def _newest(seen: Tensor, beta: float, unbiased: bool) -> Tensor:

@@ -6,12 +6,13 @@ What is kept of the matrix is said by its `kind`; all dims before it count block
 from collections.abc import Sequence
 from functools import reduce
 from math import prod
-from operator import mul
+from operator import and_, mul
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from modula.kernels.layer import is_moment
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.second_moment import entries, excess, step_weight
 from modula.kernels.structure import Pattern
@@ -20,6 +21,33 @@ from modula.kernels.structure import Pattern
 def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
     """1 where the sample is not exactly zero, else 0: (...), the shape of the count `seen`."""
     return entries(sample != 0, seen).any(-1).to(seen.dtype)
+
+
+def usable_plain(sample: Tensor, seen: Tensor) -> Tensor:
+    """The sample, or zero, which is none, where its mean square is not finite."""
+    return sample.where(over(_is_finite(sample, seen), sample), 0.0)
+
+
+def usable_moment_plain(moment: Tensor, seen: Tensor, *others: Tensor) -> Tensor:
+    """The moment, or zero, where it or another one is not finite or has a negative entry of its
+    diagonal.
+    """
+    usable = reduce(and_, (is_moment(each, seen) for each in (moment, *others)))
+    return moment.where(over(usable, moment), 0.0)
+
+
+def rejected_plain(count: Tensor, sample: Tensor) -> Tensor:
+    """count + 1 where the sample is not usable."""
+    return count + ~_is_finite(sample, count)
+
+
+def rejected_moments_plain(count: Tensor, *moments: Tensor) -> Tensor:
+    """count + 1 where one of the moments is not usable."""
+    return count + ~reduce(and_, (is_moment(each, count) for each in moments))
+
+
+def _is_finite(sample: Tensor, seen: Tensor) -> Tensor:
+    return entries(sample, seen).square().mean(-1).isfinite()
 
 
 def gain_of(size: Tensor, fresh: Tensor, seen: Tensor, beta: float) -> Tensor:
@@ -105,6 +133,10 @@ def product_cost(
 
 
 fresh = Op("fresh", fresh_plain, elementwise_cost(1, 1))
+usable = Op("usable", usable_plain, elementwise_cost(2, 3))
+usable_moment = Op("usable_moment", usable_moment_plain, elementwise_cost(1, 4))
+rejected = Op("rejected", rejected_plain, elementwise_cost(2, 1))
+rejected_moments = Op("rejected", rejected_moments_plain, elementwise_cost(1, 2))
 size_gain = Op("size_gain", size_gain_plain, elementwise_cost(2, 1))
 square = Op("square", square_plain, product_cost)
 factor_gauge = Op("factor_gauge", factor_gauge_plain, elementwise_cost(2, 1))

@@ -46,7 +46,8 @@ def step_weight(seen: Tensor, beta: float, unbiased: bool) -> Tensor:
     """The weight of the newest of `seen` samples: 1 - beta, or 1 - beta over 1 - beta^seen."""
     if not unbiased:
         return torch.full_like(seen, 1 - beta)
-    return (1 - beta) / (1 - beta ** seen.clamp(min=1)) if beta else torch.ones_like(seen)
+    # At the first sample exactly 1: rounded, it would leave 1e-7 of what was there before.
+    return torch.where(seen > 1, (1 - beta) / (1 - beta ** seen.clamp(min=2)), 1.0)
 
 
 def average_moment(

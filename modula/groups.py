@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from modula.algebra import Module
 from modula.declare import geometries_of
-from modula.duality import Average, Decay, Declaration, Momentum, Potential, Setting, Unit
+from modula.duality import (
+    Average,
+    Decay,
+    Declaration,
+    Momentum,
+    Potential,
+    Setting,
+    Unit,
+)
+from modula.duality.coordinates import describe, is_limited
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +146,18 @@ class Landing(NamedTuple):
     weight: Tensor
     point: Tensor
     words: str
+
+
+def say_what_is_cut(rows: Iterable[tuple[str, Tensor, Declaration]]) -> None:
+    """Log once which weights are too wide for their metric's max_dim, if any."""
+    cut = [
+        f"{name} {tuple(weight.shape)}: {describe(declaration.setting.metric, weight.shape)}"
+        for name, weight, declaration in rows
+        if declaration.setting.metric and is_limited(declaration.setting.metric, weight.shape)
+    ]
+    if cut:
+        more = f", and {len(cut) - 1} more: see the plan" if len(cut) > 1 else ""
+        logger.warning("wider than max_dim, so cut or made diagonal: %s%s", cut[0], more)
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ from modula.groups import (
     landing_of,
     names_of,
     param_groups,
+    say_what_is_cut,
 )
 from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
@@ -131,6 +132,7 @@ class SteepestDescent(torch.optim.Optimizer):
         land_(self._landings)
         self._landings = None
         self.watch(model, process_group)
+        say_what_is_cut(self._rows())
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
@@ -195,13 +197,15 @@ class SteepestDescent(torch.optim.Optimizer):
         """What is done to each weight, and why: print it."""
         rows = [
             (name, tuple(weight.shape), declaration, weight.element_size())
-            for group, declarations in zip(self.param_groups, self._declarations, strict=True)
-            for name, weight, declaration in zip(
-                names_of(group), group["params"], declarations, strict=True
-            )
+            for name, weight, declaration in self._rows()
         ]
         kept = self.state_dtype.itemsize if self.state_dtype else None
         return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))), kept)
+
+    def _rows(self) -> Iterator[tuple[str, Tensor, Declaration]]:
+        """Name, tensor and declaration of every weight."""
+        for group, declarations in zip(self.param_groups, self._declarations, strict=True):
+            yield from zip(names_of(group), group["params"], declarations, strict=True)
 
     # --- what metrics ask of the network ---------------------------------------------------------
 
@@ -309,8 +313,11 @@ class SteepestDescent(torch.optim.Optimizer):
                     was called before
 
         Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".  Raises
-        ValueError where a metric needs the loss_scale and nobody says it.
+        ValueError where a metric needs the loss_scale and nobody says it, RuntimeError inside
+        `sampled` or `perturbed`.
         """
+        if self._watch is not None:
+            self._watch.refuse_step()
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -53,6 +53,7 @@ class Watch:
         hooked = {name: names for name, names in hooked.items() if names}
         self._collector = Collector(model, hooked) if hooked else None
         self._sampled: dict[str, Tensor] = {}
+        self._inside: list[str] = []  # contexts that are entered
         self._waits = [context for context, names in CONTEXTS.items() if self.asks_for(*names)]
 
     def asks_for(self, *statistics: str) -> bool:
@@ -135,7 +136,7 @@ class Watch:
     def sampled(self) -> Iterator[None]:
         """Backward passes inside feed the statistics called sampled_..., and leave .grad alone."""
         seen = self._collector.sampled() if self._collector else nullcontext()
-        with gradients_kept(self._model), seen:
+        with self._entered("sampled"), gradients_kept(self._model), seen:
             yield
             for name, weight in self._weights.items():
                 if weight.grad is not None and SAMPLED_GRADIENT in self.wanted.get(name, ()):
@@ -153,8 +154,25 @@ class Watch:
     def perturbed(self, noises: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, each named weight is moved by its noise, which gradients are multiplied with."""
         seen = self._collector.perturbed(noises) if self._collector else nullcontext()
-        with perturbed([self._weights[name] for name in noises], noises.values()), seen:
+        weights = [self._weights[name] for name in noises]
+        with self._entered("perturbed"), perturbed(weights, noises.values()), seen:
             yield
+
+    @contextmanager
+    def _entered(self, context: str) -> Iterator[None]:
+        self._inside.append(context)
+        try:
+            yield
+        finally:
+            self._inside.remove(context)
+
+    def refuse_step(self) -> None:
+        """Raise RuntimeError where weights or gradients are others than those to step with."""
+        if self._inside:
+            raise RuntimeError(
+                f"step was called inside optimizer.{self._inside[-1]}(), where weights or "
+                "gradients are others for a moment: leave it first, then step"
+            )
 
 
 def _group_of(model: nn.Module) -> dist.ProcessGroup | None:

@@ -36,7 +36,7 @@ class Eigenbasis(Metric):
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.floor < 0 or self.tolerance < 0 or self.power <= 0:
+        if not (self.floor >= 0 and self.tolerance >= 0 and self.power > 0):
             raise ValueError(
                 "Eigenbasis needs floor >= 0, tolerance >= 0 and power > 0; got "
                 f"floor {self.floor}, tolerance {self.tolerance}, power {self.power}"

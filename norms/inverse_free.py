@@ -45,7 +45,7 @@ class InverseFree(Metric):
 
     def __post_init__(self) -> None:
         _check_steps(self)
-        if self.batch_size <= 0:
+        if not self.batch_size > 0:
             raise ValueError(f"InverseFree needs batch_size > 0; got {self.batch_size}")
 
     @property
@@ -70,7 +70,8 @@ class SINGD(Metric):
            asks; without it (IKFAC) both traces are left out, S_out <- S_out + rate (E[e e^T] +
            damping I - S_out) to first order, which are K-FAC's averages
     modes, rate, momentum, damping, size_beta, max_dim   as for InverseFree; IKFAC's two factors
-           have a size each
+           have a size each.  Two modes are those of the outputs and of the inputs
+    inputs_first   whether the weight is stored (in, out), as transformers' Conv1D stores it
 
     Source: Lin et al. 2024, arXiv:2312.05705.
     """
@@ -82,6 +83,7 @@ class SINGD(Metric):
     cross: bool = True
     size_beta: float = 0.95
     max_dim: int = 4096
+    inputs_first: bool = False
 
     def __post_init__(self) -> None:
         _check_steps(self)
@@ -94,5 +96,5 @@ class SINGD(Metric):
 def _check_steps(metric: InverseFree | SINGD) -> None:
     if not 0 < metric.rate < 1 or not 0 <= metric.momentum < 1:
         raise ValueError(f"{metric} needs 0 < rate < 1 and 0 <= momentum < 1")
-    if metric.damping < 0 or metric.max_dim < 1 or not 0 <= metric.size_beta <= 1:
+    if not metric.damping >= 0 or metric.max_dim < 1 or not 0 <= metric.size_beta <= 1:
         raise ValueError(f"{metric} needs damping >= 0, max_dim >= 1 and 0 <= size_beta <= 1")

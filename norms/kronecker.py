@@ -150,14 +150,15 @@ class Kronecker(Metric):
         S^-p g = G x_1 S_1^-p ... x_k S_k^-p
 
     modes      kind of each dim's factor, or one kind for all: Dense, BlockDiagonal, SpikeAndFlat,
-               DiagonalMode, Flat; a Dense one that is too wide, or that cannot be estimated from
-               memory.samples gradients, becomes DiagonalMode
+               DiagonalMode, Flat; a Dense one that is too wide to be cut, or that cannot be
+               estimated from memory.samples gradients, becomes DiagonalMode
     fit        what the factors are
     damping    added to each factor, in units of its mean eigenvalue
     every      steps between two computations of the inverse roots
     instant    whether the step uses a metric that has seen its own gradient
     square     cut a weight into square blocks where its long side is a small multiple of the other
-    max_dim    widest dense factor; wider dims are cut into blocks
+    max_dim    widest dense factor; wider dims are cut into up to 9 equal blocks, or diagonal where
+               no such number makes them narrow enough
     balance    make the mean eigenvalues of all factors equal in every step: only their product
                means anything, and without it their sizes drift apart
     statistic  name of what is averaged: "gradient", or the tensor that the step is dual to, "query"
@@ -176,7 +177,8 @@ class Kronecker(Metric):
     statistic: str = "gradient"
 
     def __post_init__(self) -> None:
-        if self.damping < 0 or self.every < 1 or self.max_dim < 1 or self.power <= 0:
+        fine = self.damping >= 0 and self.power > 0  # which a NaN is not
+        if not fine or self.every < 1 or self.max_dim < 1:
             raise ValueError(
                 "Kronecker needs damping >= 0, power > 0, every >= 1 and max_dim >= 1; got "
                 f"damping {self.damping}, power {self.power}, every {self.every}, "

@@ -15,6 +15,11 @@ from modula.norms.metric import Memory, Metric
 class Damping(ABC):
     """How much of the identity is added to a Kronecker product, or to each of its factors."""
 
+    def __post_init__(self) -> None:
+        numbers = (each for each in vars(self).values() if isinstance(each, int | float))
+        if not all(number >= 0 for number in numbers):
+            raise ValueError(f"damping must be zero or positive; got {self}")
+
     @abstractmethod
     def amount(self, own: Tensor, sizes: Sequence[Tensor]) -> Tensor:
         """What is added to the eigenvalues of one factor.
@@ -117,7 +122,7 @@ class LayerMoments(Metric):
     def __post_init__(self) -> None:
         if not (self.inputs or self.outputs):
             raise ValueError("LayerMoments needs a statistic of the inputs or of the outputs")
-        _check(self.power, self.every, self.sample_every, self.max_dim)
+        _check(self, self.power, self.every, self.sample_every, self.max_dim)
 
     @property
     def sides(self) -> dict[str, str]:
@@ -156,11 +161,22 @@ class LayerEigenvalues(Metric):
     inputs_first: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.power, self.every, self.sample_every, self.max_dim)
+        _check(self, self.power, self.every, self.sample_every, self.max_dim)
 
 
-def _check(power: float, every: int, sample_every: int, max_dim: int) -> None:
-    if power <= 0 or every < 1 or sample_every < 1 or max_dim < 1:
+def _check(
+    metric: LayerMoments | LayerEigenvalues,
+    power: float,
+    every: int,
+    sample_every: int,
+    max_dim: int,
+) -> None:
+    if not isinstance(metric.damping, Damping):
+        raise ValueError(
+            "the damping of a metric of a layer is Relative(share), Absolute(value), "
+            f"Balanced(value) or Exact(value), not a number alone; got {metric.damping!r}"
+        )
+    if not power > 0 or every < 1 or sample_every < 1 or max_dim < 1:
         raise ValueError(
             "a metric of a layer needs power > 0, every >= 1, sample_every >= 1 and max_dim >= 1; "
             f"got {power}, {every}, {sample_every} and {max_dim}"

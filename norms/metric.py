@@ -137,7 +137,7 @@ class Diagonal(Metric):
     batch: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.floor < 0 or self.power <= 0 or self.batch <= 0:
+        if not (self.floor >= 0 and self.power > 0 and self.batch > 0):
             raise ValueError(f"Diagonal needs floor >= 0, power > 0 and batch > 0; got {self}")
 
 
@@ -150,3 +150,7 @@ class Scalar(Metric):
 
     memory: Memory = Memory()
     power: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"Scalar needs power > 0; got {self.power}")

@@ -35,7 +35,8 @@ def ivon(
     S times before a step, each with 1 / S of the loss, and f and g are means over S samples.  The
     same context draws networks for predictions.
 
-    ess    examples in the training set; the reference asks for it, and ours starts at 1e5
+    ess    examples in the training set; the reference asks for it, and ours starts at 1e5; other
+           defaults are the reference's
     prior  precision of the prior over ess, which is damping and weight decay at once
     Source: Shen et al. 2024, arXiv:2402.17641.
     """

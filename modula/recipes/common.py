@@ -80,6 +80,12 @@ def adam_options(betas: tuple[float, float], eps: float) -> dict[str, Any]:
     }
 
 
+def taken_for_groups(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `matrices_and_others`, taken out of these."""
+    names = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
+    return {name: options.pop(name) for name in names if name in options}
+
+
 def matrices_and_others(
     model: nn.Module,
     lr: float,
@@ -93,12 +99,14 @@ def matrices_and_others(
 ) -> list[Group]:
     """Two groups: hidden matrices and convolutions by `setting_of`, all other weights by AdamW.
 
+    Hidden vectors and numbers, such as parameters of one's own, are among the others.
+
     scalers  those of the first group
     """
     matrices: dict[str, Declaration] = {}
     others: dict[str, Declaration] = {}
     for name, (geometry, weight) in weights_of(model).items():
-        if geometry.role in MATRIX_ROLES:
+        if geometry.role in MATRIX_ROLES and weight.ndim > 1:
             setting = setting_of(geometry, weight)
             matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None, scalers)
         else:

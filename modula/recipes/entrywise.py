@@ -112,7 +112,7 @@ def adam(
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """Adam with the decay in the gradient; equal to torch.optim.Adam, whose defaults these are.
@@ -121,7 +121,9 @@ def adam(
 
     Source: Kingma and Ba 2015, arXiv:1412.6980.
     """
-    group = entrywise(model, L2, weight_decay=_coupled(weight_decay), **adam_options(betas, eps))
+    group = entrywise(
+        model, L2, weight_decay=_at(Coupled, weight_decay), **adam_options(betas, eps)
+    )
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
@@ -132,7 +134,7 @@ def rmsprop(
     alpha: float = 0.99,
     eps: float = 1e-8,
     momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """RMSProp, not centred; equal to torch.optim.RMSprop, whose defaults these are.
@@ -146,7 +148,7 @@ def rmsprop(
         model,
         L2,
         Behind(HeavyBall(momentum)) if momentum else NoMomentum(),
-        _coupled(weight_decay),
+        _at(Coupled, weight_decay),
         potential=Sharp(),
         metric=Diagonal(Memory(alpha, unbiased=False), floor=eps),
     )
@@ -159,7 +161,7 @@ def adagrad(
     *,
     eps: float = 1e-10,
     first: float = 0.0,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """AdaGrad: squares are added up; equal to torch.optim.Adagrad, whose defaults these are.
@@ -173,7 +175,7 @@ def adagrad(
         model,
         L2,
         NoMomentum(),
-        _coupled(weight_decay),
+        _at(Coupled, weight_decay),
         potential=Sharp(),
         metric=Diagonal(Memory(1.0, first=first), floor=eps),
     )
@@ -188,7 +190,7 @@ def root_free(
     momentum: float = 0.9,
     beta: float = 0.99,
     damping: float = 1e-3,
-    weight_decay: float = 0.0,
+    weight_decay: float | Decay = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """RMSProp without the root: the natural gradient under a diagonal Fisher.
@@ -202,20 +204,25 @@ def root_free(
     5e-5 to 5e-4, damping in 5e-5 to 1e-3, 1 - beta in 5e-3 to 0.1, momentum in 0.5 to 0.99.
     Source: Lin et al. 2024, arXiv:2402.03496.
     """
+    if not batch >= 1:
+        raise ValueError(f"batch is a number of examples, at least 1; got {batch}")
     memory = Memory(beta, unbiased=False, first=1 / batch)
     group = entrywise(
         model,
         L2,
         Behind(HeavyBall(momentum)) if momentum else NoMomentum(),
-        BehindMetric(weight_decay) if weight_decay else 0.0,
+        _at(BehindMetric, weight_decay),
         potential=Sharp(),
         metric=Diagonal(memory, floor=damping, power=1.0, batch=batch),
     )
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
-def _coupled(weight_decay: float) -> float | Decay:
-    return Coupled(weight_decay) if weight_decay else 0.0
+def _at(place: type[Decay], weight_decay: float | Decay) -> float | Decay:
+    """A number decays at this place; a Decay says its own."""
+    if isinstance(weight_decay, Decay) or not weight_decay:
+        return weight_decay
+    return place(weight_decay)
 
 
 def sophia(

@@ -31,7 +31,12 @@ from modula.norms.kronecker import (
 from modula.norms.metric import Memory, Metric
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import Correction, adam_options, matrices_and_others
+from modula.recipes.common import (
+    Correction,
+    adam_options,
+    matrices_and_others,
+    taken_for_groups,
+)
 
 GUARD = LimitRMS(3.0)  # entries of whitened directions have an RMS of about 1 or below
 
@@ -49,8 +54,7 @@ def preconditioned(
     momentum  of an average of the gradients, unless it says of what
     options   those of `matrices_and_others` are taken out; SteepestDescent gets the rest
     """
-    ours = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
-    own = {key: options.pop(key) for key in ours if key in options}
+    own = taken_for_groups(options)
     if not isinstance(momentum, Momentum):
         momentum = Average(momentum) if momentum else NoMomentum()
 
@@ -86,6 +90,8 @@ def kl_shampoo(
 
     modes  what is kept of S_1 and S_2, or of both: BlockDiagonal(size), DiagonalMode(), ...
 
+    The reference has lr 1e-4, betas 0.9 and 0.98, 1e-8 I added to a factor and weight decay 0.01
+    behind the step; it begins with 0.1 I and leaves out the first step.
     Source: Lin et al. 2025, arXiv:2509.03378.
     """
     metric = Kronecker(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from modula.duality import Average, Between, Momentum, NoMomentum, Setting, Sharp, Unit
 from modula.geometry import Geometry
 from modula.norms.base import Blocks
+from modula.norms.inverse_free import SINGD
 from modula.norms.layer import (
     Absolute,
     Balanced,
@@ -26,14 +27,12 @@ from modula.norms.layer import (
 from modula.norms.metric import First, Memory
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import matrices_and_others
+from modula.recipes.common import matrices_and_others, taken_for_groups
 
-OPTIONS_OF_OTHERS = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
-
-LayerMetric = LayerMoments | LayerEigenvalues
+LayerMetric = LayerMoments | LayerEigenvalues | SINGD
 
 
-def _in_layers(
+def in_layers(
     model: nn.Module,
     lr: float,
     metric: LayerMetric,
@@ -41,7 +40,7 @@ def _in_layers(
     options: dict[str, Any],
 ) -> SteepestDescent:
     """Hidden matrices by `setting_of`, the metric as the weight is stored; others by AdamW."""
-    own = {key: options.pop(key) for key in OPTIONS_OF_OTHERS if key in options}
+    own = taken_for_groups(options)
 
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
         stored = replace(metric, inputs_first=True) if _inputs_first(geometry) else metric
@@ -57,9 +56,13 @@ def _inputs_first(geometry: Geometry) -> bool:
     return isinstance(norm, Blocks) and norm.pattern.startswith("i o ->")
 
 
-def _along_gradient(momentum: float) -> Callable[[Geometry, Tensor, LayerMetric], Setting]:
-    """S^-p m, with m an average of the gradients."""
-    average: Momentum = Average(momentum) if momentum else NoMomentum()
+def along_gradient(
+    momentum: float | Momentum,
+) -> Callable[[Geometry, Tensor, LayerMetric], Setting]:
+    """S^-p m, with m an average of the gradients unless it is said of what."""
+    if not isinstance(momentum, Momentum):
+        momentum = Average(momentum) if momentum else NoMomentum()
+    average = momentum
 
     def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
         return Setting(
@@ -106,7 +109,7 @@ def kfac(
         every=every,
         max_dim=max_dim,
     )
-    return _in_layers(model, lr, metric, _along_gradient(momentum), options)
+    return in_layers(model, lr, metric, along_gradient(momentum), options)
 
 
 def ekfac(
@@ -137,7 +140,7 @@ def ekfac(
         every=every,
         max_dim=max_dim,
     )
-    return _in_layers(model, lr, metric, _along_gradient(momentum), options)
+    return in_layers(model, lr, metric, along_gradient(momentum), options)
 
 
 def foof(
@@ -174,7 +177,7 @@ def foof(
         instant=instant,
         max_dim=max_dim,
     )
-    return _in_layers(model, lr, metric, _along_gradient(momentum), options)
+    return in_layers(model, lr, metric, along_gradient(momentum), options)
 
 
 def _of_inputs(beta: float, damping: float, every: int, max_dim: int) -> LayerMoments:
@@ -218,7 +221,7 @@ def newton_muon(
     def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
         return Setting(geometry.norm, geometry.manifold, First(metric), momentum=between)
 
-    return _in_layers(model, lr, metric, setting, options)
+    return in_layers(model, lr, metric, setting, options)
 
 
 def newton_muon_sandwich(
@@ -249,4 +252,4 @@ def newton_muon_sandwich(
         average = Average(momentum, nesterov)
         return Setting(geometry.norm, geometry.manifold, metric, Unit(), average)
 
-    return _in_layers(model, lr, metric, setting, options)
+    return in_layers(model, lr, metric, setting, options)

@@ -174,6 +174,36 @@ def test_singd_reads_the_patches_of_a_convolution() -> None:
     assert_close(direction.flatten(1), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((3, 2, 2), {}), ((3, 1, 2, 2), {}), ((4, 3), {"inputs_first": True})],
+    ids=["one dim", "one channel", "inputs first"],
+)
+def test_singd_knows_both_sides_of_any_layer(shape: tuple[int, ...], options: Any) -> None:
+    runner = Runner(SINGD(rate=0.2, damping=0.0, **options), shape)
+    outputs, inputs, gradient = positive(3, 0), positive(4, 1), draw(*shape)
+    for _ in range(200):
+        direction = runner.step(gradient, output_moment=outputs, input_moment=inputs)
+    seen, found = (x.mT if options else x.flatten(1) for x in (gradient, direction))
+    expected = torch.linalg.solve(outputs, seen) @ torch.linalg.inv(inputs)
+    assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -1.0])
+@pytest.mark.parametrize("cross", [True, False])
+def test_singd_keeps_its_factors_where_a_moment_is_none(bad: float, cross: bool) -> None:
+    runner = Runner(SINGD(cross=cross), (3, 4))
+    moments = {"output_moment": positive(3, 0), "input_moment": positive(4, 1)}
+    for seed in range(3):
+        runner.step(draw(3, 4, seed=seed), **moments)
+    left, right = (moment_of(runner, i) for i in (0, 1))
+    usual = torch.linalg.solve(left, draw(3, 4)) @ torch.linalg.inv(right)
+    for count in (1, 2):
+        bad_moments = {**moments, "input_moment": bad * moments["input_moment"]}
+        assert_close(runner.step(draw(3, 4), **bad_moments), usual)
+        assert (runner.state("rejected"), runner.state("seen")) == (count, 3)
+
+
 def test_a_sudden_moment_leaves_the_factors_invertible() -> None:
     runner, eyes = Runner(SINGD(rate=0.1), (3, 3)), torch.eye(3, dtype=DTYPE)
     for size in (1.0, 1.0, 1e6, 1.0):
@@ -187,7 +217,7 @@ def test_they_say_what_they_are() -> None:
     text = "layer moments: diagonal 5000 x dense 8, power 1"
     assert describe(SINGD(), (5000, 8)) == text
     assert describe(InverseFree(), (8, 4)) == "inverse-free: 2 blocks of dense 4 x dense 4, power 1"
-    with pytest.raises(ValueError, match="give it InverseFree"):
+    with pytest.raises(ValueError, match="declare a metric of gradients"):
         describe(SINGD(), (7,))
     with pytest.raises(ValueError, match="needs 0 < rate < 1"):
         SINGD(rate=2.0)

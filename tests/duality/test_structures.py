@@ -365,3 +365,8 @@ def test_blocks_have_the_same_roots_on_a_device() -> None:
     how = {"power": 0.5, "damping": 1e-2, "trace_power": 0.5}
     there = inverse_root_blocks(remote(blocks), remote(blocks), **how)
     assert_close(there.as_subclass(Tensor), inverse_root_blocks(blocks, blocks, **how))
+
+
+@pytest.mark.parametrize("metric", STRUCTURED, ids=str)
+def test_a_number_has_a_metric_too(metric: Metric) -> None:
+    assert Runner(metric, ()).steps([torch.ones((), dtype=DTYPE)] * 3).isfinite()

@@ -12,8 +12,19 @@ from torch.testing import assert_close
 
 import modula
 from modula import recipes
+from modula.duality import Decoupled, Potential, Sharp, Unit
 from modula.kernels.polynomials import JORDAN
-from modula.norms import BlockDiagonal, Dense, DiagonalMode, SpikeAndFlat, Triangular
+from modula.manifolds import Sphere
+from modula.norms import (
+    L2,
+    BlockDiagonal,
+    Dense,
+    DiagonalMode,
+    Flat,
+    Kronecker,
+    SpikeAndFlat,
+    Triangular,
+)
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 Direction = Callable[[Tensor, dict[str, Any], int], Tensor]
@@ -60,6 +71,98 @@ def test_recipes_take_the_structure_of_their_factors(
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < losses[0]
+
+
+class Own(nn.Module):
+    """A matrix, and a vector and a number of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 3, bias=False)
+        self.vector = nn.Parameter(torch.ones(3))
+        self.number = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.number * (self.map(x) + self.vector)
+        return y
+
+
+@pytest.mark.parametrize(
+    "name", ["kl_shampoo", "psgd_pro", "kfac", "singd", "normuon", "soap_muon"]
+)
+def test_vectors_and_numbers_of_ones_own_are_for_adamw(name: str) -> None:
+    net = Own()
+    modula.declare(net, {"vector": modula.norms.RMS(), "number": modula.norms.Max(0)})
+    optimizer = recipes.RECIPES[name](net)
+    net(torch.randn(5, 4)).square().mean().backward()
+    optimizer.step()
+    assert [optimizer.plan[n].known_as for n in ("vector", "number")] == ["Adam", "Adam"]
+    assert all(weight.isfinite().all() for weight in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("kl_shampoo", "0.weight (8, 6): KL: 2 blocks of dense 4 x dense 6, power 0.5"),
+        ("soap", "0.weight (8, 6): diagonal in the eigenbasis of Sum: 2 blocks of dense 4"),
+        ("bias_corrected_shampoo", "0.weight (8, 6): variance-corrected Sum: 2 blocks of"),
+        ("kfac", "0.weight (8, 6): sampled_output_moment 4 in 2 blocks x sampled_input_moment 6"),
+        ("one_sided", ""),
+    ],
+)
+def test_one_line_says_what_was_too_wide(
+    name: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 6))
+    recipes.RECIPES[name](net, max_dim=6)
+    assert [record.getMessage()[: len(text) + 41] for record in caplog.records] == (
+        [f"wider than max_dim, so cut or made diagonal: {text}"[: len(text) + 41]] if text else []
+    )
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda: modula.norms.Kronecker(damping=torch.nan),
+        lambda: modula.norms.Diagonal(floor=torch.nan),
+        lambda: modula.norms.Scalar(power=-1.0),
+        lambda: modula.norms.Relative(-0.1),
+        lambda: modula.norms.InverseFree(damping=torch.nan),
+        lambda: recipes.kfac(nn.Linear(2, 2), damping=1e-3),
+        lambda: recipes.root_free(nn.Linear(2, 2), batch=0),
+        lambda: recipes.if_shampoo(nn.Linear(2, 2), modes=Flat()),
+        lambda: recipes.singd(nn.Linear(2, 2), modes=Flat()),
+    ],
+)
+def test_what_means_nothing_is_refused_where_it_is_declared(declare: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=r"needs|got|Flat\(\)"):
+        declare()
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "adagrad", "root_free"])
+def test_a_decay_of_ones_own_takes_the_place_of_the_recipes(name: str) -> None:
+    net = nn.Linear(3, 2)
+    plain = recipes.RECIPES[name](net).plan["weight"].program
+    decayed = recipes.RECIPES[name](net, weight_decay=Decoupled(0.1)).plan["weight"].program
+    assert decayed.proposal == plain.proposal
+    assert str(decayed.update[0]) == "weight = decay(weight, lr, rate=0.1, scale=1)"
+
+
+@pytest.mark.parametrize(
+    ("geometry", "potential", "text"),
+    [
+        (modula.Geometry(Kronecker().then(L2(2)), Sphere(ndim=2)), Unit(), "is a chain"),
+        (modula.Geometry(Kronecker().then(L2(2))), Sharp(), "is a chain"),
+        (modula.Geometry(L2(2).under(Kronecker((Dense(),)))), Unit(), "declares 1 modes"),
+    ],
+)
+def test_what_does_not_fit_a_weight_names_it(
+    geometry: modula.Geometry, potential: Potential, text: str
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 2, bias=False))
+    net[0].geometry = {"weight": geometry}
+    with pytest.raises(ValueError, match=f"0.weight: .*{text}"):
+        modula.SteepestDescent(net, potential=potential)
 
 
 def hidden(net: nn.Module) -> nn.Module:

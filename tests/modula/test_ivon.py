@@ -164,3 +164,21 @@ def test_draws_have_the_variance_of_the_posterior_and_weights_come_back() -> Non
 def test_a_posterior_without_examples_is_refused() -> None:
     with pytest.raises(ValueError, match="a posterior needs ess > 0"):
         modula.recipes.ivon(nn.Linear(2, 2), ess=0.0)
+
+
+@pytest.mark.parametrize("context", ["perturbed", "sampled"])
+def test_no_step_is_taken_while_weights_or_gradients_are_others(context: str) -> None:
+    net = network()
+    optimizer = ivon(net)
+    weight = net.weight.detach().clone()
+    before = {name: value.clone() for name, value in optimizer.state[net.weight].items()}
+    with pytest.raises(RuntimeError, match=context), getattr(optimizer, context)():
+        loss(net, 1).backward()
+        optimizer.step()
+    assert torch.equal(net.weight, weight)
+    state = optimizer.state[net.weight]
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    with optimizer.perturbed():
+        loss(net, 1).backward()
+    optimizer.step()
+    assert not torch.equal(net.weight, weight)

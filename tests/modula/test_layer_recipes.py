@@ -222,15 +222,22 @@ class AsConvolution(nn.Module):
 
 
 @pytest.mark.parametrize("make", [Conv1D, AsConvolution])
-@pytest.mark.parametrize("name", ["kfac", "ekfac", "foof"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("kfac", {"every": 1, "sampled": False}),
+        ("ekfac", {"every": 1, "sampled": False}),
+        ("foof", {"every": 1, "instant": True}),
+        ("singd", {}),
+    ],
+)
 def test_a_layer_learns_alike_however_its_weight_is_stored(
-    name: str, make: Callable[[nn.Linear], nn.Module]
+    name: str, options: dict[str, Any], make: Callable[[nn.Linear], nn.Module]
 ) -> None:
-    options: dict[str, Any] = {"sampled": False} if "kfac" in name else {"instant": True}
     linear = nn.Linear(6, 6, bias=False).double()
     nets = [nn.Sequential(make(linear), nn.Tanh()), nn.Sequential(linear, nn.Tanh())]
     for net in nets:
-        optimizer = RECIPES[name](net, 0.02, every=1, **options)
+        optimizer = RECIPES[name](net, 0.02, **options)
         for step in range(3):
             optimizer.zero_grad()
             F.mse_loss(net(draw(16, 6, seed=step)), draw(16, 6, seed=99)).backward()
