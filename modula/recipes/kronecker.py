@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def kl_shampoo(
 
     The factors' sizes are kept equal and their roots renewed every `every` steps, the weights of a
     network in turn.  A direction's entries have an RMS near sqrt((1 - momentum)/(1 + momentum)),
-    and at most 3: what a metric that was long silent takes for huge goes no further.
+    and at most twice that: gradients that grow while the roots wait would else seem huge.
 
     modes  what is kept of S_1 and S_2, or of both: BlockDiagonal(size), DiagonalMode(), ...
 
@@ -94,6 +95,7 @@ def kl_shampoo(
     behind the step; it begins with 0.1 I and leaves out the first step.
     Source: Lin et al. 2025, arXiv:2509.03378.
     """
+    guard = LimitRMS(2 * sqrt((1 - momentum) / (1 + momentum)))
     metric = Kronecker(
         modes,
         KL(),
@@ -102,7 +104,7 @@ def kl_shampoo(
         every=every,
         max_dim=max_dim,
     )
-    return preconditioned(model, lr, metric, momentum, options, (GUARD,))
+    return preconditioned(model, lr, metric, momentum, options, (guard,))
 
 
 def shampoo(
