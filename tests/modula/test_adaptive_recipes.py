@@ -385,8 +385,9 @@ def test_the_guard_binds_only_after_a_long_silence() -> None:
             largest = max(largest, float((before - net.weight.detach()).square().mean().sqrt()))
         return largest
 
-    assert lengths(0) < 2.0
-    assert lengths(300) == pytest.approx(3.0)
+    most = 2 * (0.1 / 1.9) ** 0.5  # twice what white gradients make under a momentum of 0.9
+    assert lengths(0) < 0.9 * most
+    assert lengths(300) == pytest.approx(most)
 
 
 def test_only_the_short_side_has_a_factor_in_convolutions_too() -> None:
