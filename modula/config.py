@@ -20,8 +20,8 @@ SMALL_WIDTH = 256
 # What a grid found best for the default run: benchmarks/results/no_learning_rate_200.md and
 # compare_metrics.md.
 TUNED: dict[str, dict[str, Any]] = {
-    "adamw": {"lr": 0.016},
-    "muon": {"lr": 0.16},
+    "adamw": {"lr": 0.016, "betas": (0.9, 0.95)},
+    "muon": {"lr": 0.16, "adamw_lr": 0.008},
     "modular": {"lr": 0.2},
     "kl_shampoo": {"lr": 0.04},
     "soap": {"lr": 0.02, "momentum": 0.9},
