@@ -76,6 +76,7 @@ def lion(
 
         w <- (1 - lr weight_decay) w - lr sign(b1 m + (1 - b1) g);   m <- b2 m + (1 - b2) g
 
+    Betas are the reference's, which advises 3 to 10 times less lr and as much more decay than AdamW.
     Source: Chen et al. 2023, arXiv:2302.06675.
     """
     group = entrywise(model, Max, QueryStore(*betas), weight_decay)
@@ -251,6 +252,8 @@ def sophia(
 
     corrected  see `bias_corrected`
 
+    Betas and eps are the reference's, whose rho is 0.04 to 0.08, its decay 0.1 to 0.2, its lr
+    about AdamW's.
     Source: Liu et al. 2023, arXiv:2305.14342.
     """
     metric = Diagonal(

@@ -71,8 +71,8 @@ def psgd(
 ) -> SteepestDescent:
     """PSGD Kron, the original with triangular factors, on hidden matrices; AdamW on the others.
 
-    Options as for psgd_pro, which costs less: this one needs triangular solves.
-
+    Options as for psgd_pro, which costs less: this one needs triangular solves.  The reference has
+    lr 1e-3, the same rate, and balances the sizes of its factors now and then.
     Source: Li 2015, arXiv:1512.04202.
     """
     metric = PSGD(

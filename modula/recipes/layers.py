@@ -213,6 +213,7 @@ def newton_muon(
     A chain: no steepest descent in any norm.  Inputs four times as wide as the outputs meet four
     square blocks of K.  See `newton_muon_sandwich` for the one that is.
 
+    Defaults are the reference's, which adds 1e-8 to the damping and begins with 1e-3 I.
     Source: Du and Su 2026, arXiv:2604.01472.
     """
     metric = _of_inputs(beta, damping, every, max_dim)
