@@ -76,7 +76,8 @@ def lion(
 
         w <- (1 - lr weight_decay) w - lr sign(b1 m + (1 - b1) g);   m <- b2 m + (1 - b2) g
 
-    Betas are the reference's, which advises 3 to 10 times less lr and as much more decay than AdamW.
+    Betas are the reference's, which advises a third to a tenth of AdamW's lr, and as many times
+    its decay.
     Source: Chen et al. 2023, arXiv:2302.06675.
     """
     group = entrywise(model, Max, QueryStore(*betas), weight_decay)
