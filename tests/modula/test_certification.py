@@ -198,7 +198,7 @@ def test_the_worst_is_kept_and_its_weight_named(caplog: pytest.LogCaptureFixture
     """A rule that goes wrong on one weight of two: the share it misses, by hand."""
 
     class Lame(L2):
-        pass
+        """A norm of its own, so that the rule is for no other."""
 
     @derives(Lame)
     def lame(setting: Any, shape: Any) -> Derived:

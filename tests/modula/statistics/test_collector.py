@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import modula
@@ -18,7 +19,6 @@ from modula.statistics.running import KNOWN
 FIRST, LAST = "0.weight", "2.weight"
 MOMENTS = {"input_moment", "output_moment"}
 ALL = {*MOMENTS, "layer_inputs", "output_gradients"}
-close = torch.testing.assert_close
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -89,9 +89,9 @@ def test_every_way_through_counts_each_row_once(forward: Callable) -> None:
     run(bare, x, target)
     collector = Collector(model, {FIRST: ALL, LAST: ALL})
     run(forward(model), x, target)
-    close(collector.take(), truth)
+    assert_close(collector.take(), truth)
     for weight, other in zip(model.parameters(), bare.parameters(), strict=True):
-        close(weight.grad, other.grad, rtol=0, atol=0)
+        assert_close(weight.grad, other.grad, rtol=0, atol=0)
 
 
 def test_accumulation_is_one_large_batch_even_in_unequal_parts() -> None:
@@ -100,7 +100,7 @@ def test_accumulation_is_one_large_batch_even_in_unequal_parts() -> None:
     for part in (slice(0, 2), slice(2, 7)):
         xs, targets = x[part], target[part]
         (loss_of(model(xs), targets) * (len(xs) / len(x))).backward()
-    close(collector.take(), by_hand(model, x, target))
+    assert_close(collector.take(), by_hand(model, x, target))
 
 
 def test_taking_forgets_and_unreached_weights_are_left_out() -> None:
@@ -111,7 +111,7 @@ def test_taking_forgets_and_unreached_weights_are_left_out() -> None:
     assert collector.take() == {}
     run(model, x, target)
     truth = by_hand(model, x, target)
-    close(collector.take()[LAST]["output_moment"], truth[LAST]["output_moment"])
+    assert_close(collector.take()[LAST]["output_moment"], truth[LAST]["output_moment"])
 
 
 def test_only_what_is_asked_for_is_returned() -> None:
@@ -148,7 +148,7 @@ def test_forward_passes_without_a_backward_pass_are_not_counted() -> None:
     model.train()
     run(model, x, target)
     truth = by_hand(model, x, target)
-    close(collector.take()[FIRST]["input_moment"], truth[FIRST]["input_moment"])
+    assert_close(collector.take()[FIRST]["input_moment"], truth[FIRST]["input_moment"])
 
 
 def test_a_pause_skips_backward_passes_and_ends_even_after_an_error() -> None:
@@ -159,7 +159,7 @@ def test_a_pause_skips_backward_passes_and_ends_even_after_an_error() -> None:
         y.sum().backward(retain_graph=True)
         raise KeyError
     loss_of(y, target).backward()  # of a forward pass that a paused one has used
-    close(collector.take(), by_hand(model, x, target))
+    assert_close(collector.take(), by_hand(model, x, target))
 
 
 def test_removing_leaves_the_model_as_it_was() -> None:
@@ -177,14 +177,14 @@ def test_frozen_weights_have_statistics() -> None:
     model[2].requires_grad_(False)
     collector = Collector(model, {FIRST: ALL, LAST: ALL})
     run(model, x, target)
-    close(collector.take(), truth)
+    assert_close(collector.take(), truth)
 
 
 def test_the_loss_scale_is_taken_out() -> None:
     model, (x, target) = network(), batch(6)
     collector = Collector(model, {FIRST: ALL, LAST: ALL})
     (1024 * loss_of(model(x), target)).backward()
-    close(collector.take(loss_scale=torch.tensor(1024.0)), by_hand(model, x, target))
+    assert_close(collector.take(loss_scale=torch.tensor(1024.0)), by_hand(model, x, target))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -195,8 +195,8 @@ def test_halves_are_summed_in_float32(dtype: torch.dtype) -> None:
     collector = Collector(layer, {"weight": ALL})
     layer(x.to(dtype)).sum().backward()  # dL/dy = 1
     found = collector.take()["weight"]
-    close(found["input_moment"], torch.tensor([[1.0, 0.5], [0.5, 0.25]]))
-    close(found["output_moment"], torch.tensor([[5000.0**2]]))
+    assert_close(found["input_moment"], torch.tensor([[1.0, 0.5], [0.5, 0.25]]))
+    assert_close(found["output_moment"], torch.tensor([[5000.0**2]]))
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
 
 
@@ -206,7 +206,7 @@ def test_autocast_reaches_no_statistic() -> None:
     collector = Collector(model, {FIRST: {"input_moment"}})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(x).sum().backward()
-    close(collector.take()[FIRST]["input_moment"], x.mT @ x / 6)
+    assert_close(collector.take()[FIRST]["input_moment"], x.mT @ x / 6)
 
 
 def test_rows_are_copies() -> None:
@@ -215,14 +215,14 @@ def test_rows_are_copies() -> None:
     collector = Collector(layer, {"weight": {"layer_inputs"}})
     layer(x).sum().backward()
     x.zero_()
-    close(collector.take()["weight"]["layer_inputs"], before)
+    assert_close(collector.take()["weight"]["layer_inputs"], before)
 
 
 def test_a_layer_called_by_keyword_is_seen() -> None:
     layer, x = nn.Linear(4, 3), torch.randn(6, 4)
     collector = Collector(layer, {"weight": {"layer_inputs"}})
     layer(input=x).sum().backward()
-    close(collector.take()["weight"]["layer_inputs"], x)
+    assert_close(collector.take()["weight"]["layer_inputs"], x)
 
 
 class Twice(nn.Module):
@@ -250,8 +250,8 @@ def test_uses_of_a_shared_weight_add_up(tied: bool, name: str) -> None:
     collector = Collector(model, {name: MOMENTS})
     loss_of(model(x), target).backward()
     found = collector.take(terms=6)[name]
-    close(found["input_moment"], (x.mT @ x + a.mT @ a).detach() / 12)
-    close(found["output_moment"], (e.mT @ e + f.mT @ f) / 6)
+    assert_close(found["input_moment"], (x.mT @ x + a.mT @ a).detach() / 12)
+    assert_close(found["output_moment"], (e.mT @ e + f.mT @ f) / 6)
 
 
 def test_reduce_averages_inputs_and_sums_gradients_over_positions() -> None:
@@ -267,7 +267,7 @@ def test_reduce_averages_inputs_and_sums_gradients_over_positions() -> None:
         "reduced_input_moment": rows.mT @ rows / 2,
         "reduced_output_moment": e.mT @ e / 2,
     }
-    close(collector.take()[LAST], dict(sorted(expected.items())))
+    assert_close(collector.take()[LAST], dict(sorted(expected.items())))
 
 
 def test_one_loss_a_sequence_is_said_by_its_terms() -> None:
@@ -276,7 +276,7 @@ def test_one_loss_a_sequence_is_said_by_its_terms() -> None:
     y = model(x)
     y.pow(2).sum((1, 2)).mean().backward()
     e = (2 * y.detach()).flatten(0, 1)
-    close(collector.take(terms=2)[LAST]["output_moment"], e.mT @ e / 2)
+    assert_close(collector.take(terms=2)[LAST]["output_moment"], e.mT @ e / 2)
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 1)], ids=str)
@@ -286,7 +286,7 @@ def test_expand_and_reduce_agree_at_one_position(shape: tuple[int, ...]) -> None
     run(model, x, target)
     found = collector.take()[FIRST]
     for name in ALL:
-        close(found[name], found["reduced_" + name])
+        assert_close(found[name], found["reduced_" + name])
 
 
 def alive_after(forward: Callable[[nn.Module, Tensor], Tensor], backward: bool) -> bool:

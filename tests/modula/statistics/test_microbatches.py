@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from modula.statistics import Collector, perturbed
 
 NAME = "microbatch_gradients"
-close = torch.testing.assert_close
 
 
 class Experts(nn.Module):
@@ -62,11 +62,11 @@ def test_their_mean_is_the_gradient_and_each_is_its_own_batchs(way: Callable) ->
     collector.remove()
     assert taken.keys() == weights.keys()
     for name, weight in weights.items():
-        close(taken[name][NAME].mean(0), weight.grad)
+        assert_close(taken[name][NAME].mean(0), weight.grad)
         for found, x in zip(taken[name][NAME], parts(), strict=True):
             loss = model(x).pow(2).mean()
             (alone,) = torch.autograd.grad(loss, weight, allow_unused=True)
-            close(found, torch.zeros_like(weight) if alone is None else alone)
+            assert_close(found, torch.zeros_like(weight) if alone is None else alone)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it
@@ -87,7 +87,7 @@ def test_gradients_times_noise_add_up_over_the_draws(way: Callable) -> None:
     taken = collector.take(loss_scale=2.0)
     collector.remove()
     for name, expected in truth.items():
-        close(taken[name]["gradient_times_noise"], expected / 2)
+        assert_close(taken[name]["gradient_times_noise"], expected / 2)
     assert collector.take() == {}
 
 
@@ -97,7 +97,7 @@ def test_several_passes_of_one_call_are_one_microbatch() -> None:
     y = model(x)
     y.sum().backward(retain_graph=True)
     y.pow(2).sum().backward()
-    close(collector.take()["table"][NAME], model.table.grad[None])
+    assert_close(collector.take()["table"][NAME], model.table.grad[None])
     assert collector.take() == {}
 
 
@@ -111,9 +111,9 @@ def test_passes_at_sampled_labels_have_microbatches_of_their_own() -> None:
         with collector.sampled():
             graph.backward()
     taken = collector.take()["shift"]
-    close(taken[NAME], 3 * torch.full((3, 3), 5.0).double())
+    assert_close(taken[NAME], 3 * torch.full((3, 3), 5.0).double())
     squares = [3 * 2 * model(each).sum(0).detach() for each in (x, y, z)]
-    close(taken[f"sampled_{NAME}"], torch.stack(squares))
+    assert_close(taken[f"sampled_{NAME}"], torch.stack(squares))
 
 
 def test_a_microbatch_counts_that_only_reaches_weights_nobody_asks_about_now() -> None:
@@ -135,7 +135,7 @@ def test_a_loss_scale_is_taken_out_and_a_pause_skips() -> None:
         model(x).sum().backward()
     model.zero_grad()
     (64 * model(x).sum()).backward()
-    close(collector.take(loss_scale=64)["table"][NAME][0], model.table.grad / 64)
+    assert_close(collector.take(loss_scale=64)["table"][NAME][0], model.table.grad / 64)
 
 
 def test_a_frozen_weight_is_refused() -> None:
