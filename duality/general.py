@@ -165,16 +165,17 @@ def multiplier_bounds(
     """Upper bounds on <G, A> over all tangents A of norm one: ||G + Z||_*, falling by and by."""
     size, ndim = torch.linalg.vector_norm(gradient), _ndim(norm, manifold)
     to_tangent, g = manifold.tangent_projector(weight), normalise(gradient, ndim=gradient.ndim)
-    start, project = _start(norm, to_tangent, g, ndim, None), _projection(norm, g)
+    multiplier, project = to_tangent(g) - g, _projection(norm, g)
     if project is None:
         maps = MAPS_PER_ROUND * rounds
-        found = subgradient_steps(norm, to_tangent, g, start.multiplier, maps, ndim)
+        found = subgradient_steps(norm, to_tangent, g, multiplier, maps, ndim)
     else:
+        start = _start(norm, to_tangent, g, ndim, None)
         rho = FAR * length(start.point, ndim)
         found = split(project, to_tangent, g, start, rho, rounds, ndim)
-    for k, each in enumerate(chain([start], found)):
+    for k, each in enumerate(chain([multiplier], (each.multiplier for each in found))):
         if k % every == 0:
-            yield size * norm.dual(g + normal_part(to_tangent, each.multiplier))
+            yield size * norm.dual(g + normal_part(to_tangent, each))
 
 
 def _repaired(norm: Norm, to_tangent: ToTangent, y: Tensor, ndim: int) -> Tensor:
