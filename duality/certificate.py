@@ -134,7 +134,7 @@ def _bounds(norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor) -> 
     if isinstance(norm, Spectral) and isinstance(manifold, Stiefel):
         radius = norm.unit_radius(weight.shape)
         yield radius * stiefel_dual_bound(weight / manifold.radius, tangent)
-    if is_hyperplane(norm, manifold):
+    if is_hyperplane(norm, manifold, weight.shape):
         yield least_bound(norm, manifold, weight, tangent, ROOT_ROUNDS)
     else:
         rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, BUDGET // max(1, weight.numel())))

@@ -223,7 +223,7 @@ def _solver_op(norm: Norm, manifold: Manifold, measured: Measured) -> Op:
         known = measured.norm(tensors)
         if isinstance(manifold, Region):
             return steepest_in_region(known, manifold, weight, gradient)
-        if is_hyperplane(norm, manifold):
+        if is_hyperplane(norm, manifold, weight.shape):
             return steepest(known, manifold, weight, gradient)
         return steepest_tangent(known, manifold, weight, gradient)
 

@@ -126,11 +126,11 @@ def _rotations(setting: Setting) -> Rotations | None:
     return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
 
 
-def rule_of(setting: Setting) -> str:
+def rule_of(setting: Setting, shape: Shape) -> str:
     """The name of the rule that derives a weight's direction, as the plan prints it."""
     if _rotations(setting) is None:
-        return rule_name(setting)
-    return f"{rule_name(replace(setting, manifold=Euclidean()))}, rotating"
+        return rule_name(setting, shape)
+    return f"{rule_name(replace(setting, manifold=Euclidean()), shape)}, rotating"
 
 
 def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
@@ -157,7 +157,7 @@ def row_of(
         momentum=str(setting.momentum),
         scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
-        rule=rule_of(setting),
+        rule=rule_of(setting, shape),
         known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
         program=program,
         twin="plain",

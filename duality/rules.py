@@ -75,7 +75,7 @@ class Derived:
 
 Key = tuple[type, type, type, type]
 Rule = Callable[[Setting, Shape], Derived]
-Condition = Callable[[Setting], bool]
+Condition = Callable[[Setting, Shape], bool]
 
 _RULES: dict[Key, Rule] = {}
 _CONDITIONS: dict[Key, Condition] = {}
@@ -90,11 +90,11 @@ def derives(
     manifold: type[Manifold] = Euclidean,
     metric: type[Metric] | None = None,
     potential: type[Potential] = Unit,
-    when: Condition = lambda setting: True,
+    when: Condition = lambda setting, shape: True,
 ) -> Callable[[Rule], Rule]:
     """Register the decorated function for these types and their subclasses.
 
-    Where `when(setting)` is false the rule is passed over, and the next nearest one is asked.
+    Where `when(setting, shape)` is false the rule is passed over, and the next nearest is asked.
     """
     key = (norm, manifold, type(None) if metric is None else metric, potential)
 
@@ -108,11 +108,11 @@ def derives(
     return register
 
 
-def rule_for(setting: Setting) -> Rule | None:
+def rule_for(setting: Setting, shape: Shape) -> Rule | None:
     """The registered rule nearest to the setting's types: norm first, then manifold."""
     have = setting.types()
     fits = [key for key in _RULES if all(issubclass(h, k) for h, k in zip(have, key, strict=True))]
-    fits = [key for key in fits if _CONDITIONS[key](setting)]
+    fits = [key for key in fits if _CONDITIONS[key](setting, shape)]
     if not fits:
         return None
 
@@ -129,15 +129,15 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
     """
     setting.manifold.check_shape(tuple(shape))
     setting.norm.check_shape(tuple(shape))
-    rule = rule_for(setting)
+    rule = rule_for(setting, shape)
     if rule is None:
         raise NoRule(_no_rule(name, setting, shape))
     return rule(setting, shape)
 
 
-def rule_name(setting: Setting) -> str:
+def rule_name(setting: Setting, shape: Shape) -> str:
     """The name of the rule that `derive` would use, as the plan prints it."""
-    rule = rule_for(setting)
+    rule = rule_for(setting, shape)
     return "none" if rule is None else rule.__name__
 
 

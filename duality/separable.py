@@ -45,13 +45,21 @@ def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:
     )
 
 
-@derives(Rows, Oblique, when=lambda setting: cast(Oblique, setting.manifold).axis == "rows")
+def _along_rows(setting: Setting, shape: Shape) -> bool:
+    return cast(Oblique, setting.manifold).axis == "rows"
+
+
+def _along_columns(setting: Setting, shape: Shape) -> bool:
+    return cast(Oblique, setting.manifold).axis == "columns"
+
+
+@derives(Rows, Oblique, when=_along_rows)
 def oblique_rows(setting: Setting, shape: Shape) -> Derived:
     """Each row turns on its own sphere."""
     return _separable(setting, shape, cast(Rows, setting.norm).vector)
 
 
-@derives(Columns, Oblique, when=lambda setting: cast(Oblique, setting.manifold).axis == "columns")
+@derives(Columns, Oblique, when=_along_columns)
 def oblique_columns(setting: Setting, shape: Shape) -> Derived:
     """Each column turns on its own sphere."""
     return _separable(setting, shape, cast(Columns, setting.norm).vector)

@@ -73,7 +73,7 @@ class Certification:
         """Certify what a batch proposes; declarations and names are those of its weights."""
         for place, query, direction in batch.proposed():
             declaration, weight = declarations[place], batch.weights[place]
-            rule, reason = rule_of(declaration.setting), why_not(declaration, weight)
+            rule, reason = rule_of(declaration.setting, weight.shape), why_not(declaration, weight)
             if reason:
                 self._passed_over.add(f"{rule} not certified ({reason})")
                 continue

@@ -180,6 +180,13 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
         _, v, t = tangent(x, v)
         return ((v - t) * t).sum().abs()
 
+    def adjoint(x: Tensor, v: Tensor) -> Tensor:
+        point, v, _ = tangent(x, v)
+        constraint = manifold.tangent_constraint(point)
+        value = constraint.of(v)
+        y = value.flip(-1) + 1
+        return ((value * y).sum() - (v * constraint.adjoint(y)).sum()).abs()
+
     def apart(x: Tensor, v: Tensor) -> Tensor:
         point, _, t = tangent(x, v)
         along = ((v - t) * manifold.to_tangent(point, v.flip(-1))).sum()
@@ -206,6 +213,7 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
 
     return {
         "residual(project(x)) == 0": lambda x, _: manifold.residual(manifold.project(x)),
+        "<L v, y> == <v, L* y> for the tangent constraint L": adjoint,
         "to_tangent is a projection": idempotent,
         "to_tangent is orthogonal": orthogonal,
         "to_tangent keeps what leads along the manifold": complete,

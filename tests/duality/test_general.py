@@ -282,7 +282,7 @@ def test_more_special_rules_keep_winning() -> None:
         (Spectral(), SpectralSphere()): "hyperplane_root",
         (Max(2), Sphere()): "general_solver",  # a sphere for each row: many constraints
     }
-    found = {pair: rule_name(Setting(*pair)) for pair in expected}
+    found = {pair: rule_name(Setting(*pair), (6, 4)) for pair in expected}
     assert found == expected
 
 
