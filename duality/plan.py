@@ -15,7 +15,7 @@ from rich.table import Table
 from modula.duality.coordinates import describe
 from modula.duality.decay import Decay, as_decay, has_decay
 from modula.duality.explain import known_as
-from modula.duality.program import Line, Program, line
+from modula.duality.program import POINT, Line, Program, line
 from modula.duality.proposal import proposed
 from modula.duality.rotations import chart_shape, rotating
 from modula.duality.rules import Derived, Setting, rule_name
@@ -97,6 +97,7 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
     return Program(
         proposal=_counting(derived.lines),
         update=(
+            *((line(POINT, apply.copy, "weight"),) if _looks_back(derived) else ()),
             *((shrink,) if shrink else ()),
             line("weight", apply.step, "weight", derived.direction, "lr", scale=scale),
             *derived.after,
@@ -106,6 +107,10 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
         slots=derived.slots,
         draw=derived.draw,
     )
+
+
+def _looks_back(derived: Derived) -> bool:
+    return any(POINT in each.reads for each in derived.after)
 
 
 def _with_decayed_gradient(

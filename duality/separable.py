@@ -7,7 +7,7 @@ from torch import Tensor
 from modula.duality.hyperplane import ROUNDS, steepest
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
-from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.tangent import tangent_line, way_back
 from modula.duality.work import cost_of_projections
 from modula.kernels.normalise import normalise_columns, normalise_rows
 from modula.kernels.op import Op, Shape
@@ -41,7 +41,7 @@ def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:
     return Derived(
         (tangent_line(setting.manifold, shape), direction),
         scale=scale,
-        after=(line("weight", retract_op(setting.manifold), "weight"),),
+        after=way_back(setting.manifold),
     )
 
 

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from modula.duality.program import Line, line
+from modula.duality.program import POINT, Line, line
 from modula.duality.projections import onto
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.unconstrained import trailing_size
@@ -16,6 +16,7 @@ from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape
 from modula.kernels.stiefel_map import stiefel_map
 from modula.manifolds.base import Manifold
+from modula.manifolds.implicit import Implicit
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.stiefel import Stiefel
 from modula.norms.operator import Spectral
@@ -47,8 +48,24 @@ def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 @cache
 def retract_op(manifold: Manifold) -> Op:
-    """The manifold's own projection, as an op: after a step it is a retraction."""
+    """The manifold's own projection, as an op: after a step it is a retraction of most."""
     return Op(f"project[{manifold}]", onto(manifold), cost_of_projections(manifold))
+
+
+@cache
+def _retract_from_op(manifold: Manifold) -> Op:
+    def retract(point: Tensor, stepped: Tensor) -> Tensor:
+        """The manifold's own retraction, from where the weight was before the step."""
+        return manifold.retract(point, stepped - point)
+
+    return Op(f"retract[{manifold}]", retract, cost_of_projections(manifold, 2))
+
+
+def way_back(manifold: Manifold) -> tuple[Line, ...]:
+    """Lines that bring a stepped weight back to the manifold, by its own retraction."""
+    if type(manifold).retract is Manifold.retract or isinstance(manifold, Implicit):
+        return (line("weight", retract_op(manifold), "weight"),)  # which knows no other point
+    return (line("weight", _retract_from_op(manifold), POINT, "weight"),)
 
 
 @cache
@@ -72,7 +89,7 @@ def riemannian_gradient(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (tangent_line(manifold, shape), line("direction", normalise, "tangent", ndim=norm.ndim)),
         scale=1 / norm.factor(trailing_size(norm, shape)),
-        after=(line("weight", retract_op(manifold), "weight"),),
+        after=way_back(manifold),
     )
 
 
