@@ -14,9 +14,13 @@ part may then follow the part of the gradient that is normal to span W with all 
 
 What is left is to choose Omega.  The best one solves Omega L + L Omega = 2 B for a matrix L that
 lies between C^(1/2) and (C + B^T B)^(1/2); where B and C commute, it is the latter.  L is taken
-diagonal in the eigenbasis of C.  That misses 1 to 3 % of the best value for m >= 3 n and 6 % at
-m = 2 n, where the usual first guess, the polar factor of the tangent part made tangent, misses 6
-to 10 %: benchmarks/manifold_muon.py.
+diagonal in the eigenbasis of C.  Singular values of this Omega may exceed one, and T has to follow:
+
+    Omega <- Omega (I - BEND Y),   T = I - FIRST Y + SECOND Y^2,   Y = Omega^T Omega
+
+keeps every A^T A <= I for Y <= LONGEST, and is nearly the best T where Y is small.  That misses
+0.1 to 2 % of the best value for m >= 3 n and 1 to 6 % at m = 2 n, where the usual first guess, the
+polar factor of the tangent part made tangent, misses 6 to 10 %: benchmarks/manifold_muon.py.
 
 What cannot be told from rounding is left out: C + floor I stands for C, which makes A a little
 shorter than one where E is too small to have a direction.
@@ -33,7 +37,8 @@ from modula.kernels.polynomials import PolarExpress
 
 ROUNDINGS = 32.0  # the eigenvalues of a Gram matrix are known to so many roundings of the largest
 LEAK = 1e3  # E / floor^(1/2), which is to be normal to W, is so to 1 / LEAK
-CAP, BEND = 0.8, 0.24  # 1 - 0.8 / 2 - 0.24 * 0.8^2 < 0.2^(1/2)
+# y (1 - BEND y)^2 + (1 - FIRST y + SECOND y^2)^2 <= 1 for 0 <= y <= LONGEST, see the tests.
+BEND, FIRST, SECOND, LONGEST = 0.175, 0.508, 0.07, 6.0
 ROOT = PolarExpress(steps=7, lower=1e-3, schatten=8)
 
 
@@ -66,7 +71,7 @@ def by_eigenvectors(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, 
     lengths = (squares + (b * b).sum(-2)).sqrt()
     pairs = lengths[..., :, None] + lengths[..., None, :]
     omega = b.mul_(2).div_(torch.where(pairs > 0, pairs, 1.0))
-    omega, left = _capped(skew_product(basis @ omega, basis.mT))
+    omega, left = _shortened(skew_product(basis @ omega, basis.mT))
     scaled = basis * torch.where(squares > 0, squares.rsqrt(), 0.0)[..., None, :]
     return symmetric_product(scaled, basis.mT) @ left, omega
 
@@ -78,22 +83,20 @@ def by_products(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tens
     """
     inverse = _inverse_root(gram, floor)
     omega = skew @ _inverse_root(gram + skew.mT @ skew, floor)
-    omega, left = _capped((omega - omega.mT) / 2)
+    omega, left = _shortened((omega - omega.mT) / 2)
     return inverse @ left, omega
 
 
-def _capped(omega: Tensor) -> tuple[Tensor, Tensor]:
-    """Omega, divided so that sigma_max^2 <= CAP where a bound on it is above, and its T.
-
-    T = I - Y/2 - BEND Y^2 for Y = Omega^T Omega: just below (I - Y)^(1/2) for Y <= CAP.
-    """
+def _shortened(omega: Tensor) -> tuple[Tensor, Tensor]:
+    """Omega with its long singular values made shorter, and the T that it leaves room for."""
     y = symmetric_product(omega.mT, omega)
     square = symmetric_product(y, y)
     bound = torch.linalg.matrix_norm(square, keepdim=True).sqrt()
-    shrink = CAP / bound.clamp(min=CAP)
-    t = square.mul_(-BEND * shrink**2).sub_(y.mul_(shrink / 2))
+    shrink = LONGEST / bound.clamp(min=LONGEST)
+    bent = skew_product(omega, y).mul_(-BEND * shrink).add_(omega).mul_(shrink.sqrt())
+    t = square.mul_(SECOND * shrink**2).sub_(y.mul_(FIRST * shrink))
     t.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    return omega * shrink.sqrt(), t
+    return bent, t
 
 
 def _inverse_root(k: Tensor, floor: Tensor) -> Tensor:
