@@ -1,7 +1,7 @@
 """Rules for weights on a manifold: tangent directions, and the way back after the step."""
 
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,12 +13,14 @@ from modula.duality.unconstrained import trailing_size
 from modula.duality.work import cost_of_projections, cost_of_tangents
 from modula.kernels.near_polar import near_polar
 from modula.kernels.normalise import normalise
-from modula.kernels.op import Op, Shape
+from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.stiefel_map import stiefel_map
+from modula.kernels.unit_condition_map import unit_condition_map
 from modula.manifolds.base import Manifold
 from modula.manifolds.implicit import Implicit
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.stiefel import Stiefel
+from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.operator import Spectral
 from modula.norms.vector import EuclideanLength
 
@@ -69,6 +71,21 @@ def way_back(manifold: Manifold) -> tuple[Line, ...]:
 
 
 @cache
+def _scaled_polar_retraction() -> Op:
+    def retract(weight: Tensor) -> Tensor:
+        """The nearest point with equal singular values: their mean, times the polar factor."""
+        # Twice: where a step is as long as the weight, its singular values are far apart.
+        q = near_polar(near_polar(weight))
+        return (q * weight).sum((-2, -1), keepdim=True) / weight.shape[-1] * q
+
+    def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
+        one = near_polar.cost(shape, itemsize)
+        return one + one + elementwise_cost(3, 4)(shape, itemsize)
+
+    return Op(f"retract[{UnitConditionNumber()}]", retract, cost)
+
+
+@cache
 def _polar_retraction(radius: float) -> Op:
     def retract(weight: Tensor) -> Tensor:
         """radius * polar(weight): the nearest point of the Stiefel manifold."""
@@ -106,4 +123,18 @@ def manifold_muon(setting: Setting, shape: Shape) -> Derived:
         (line("direction", stiefel_map, "weight", "query"),),
         scale=norm.unit_radius(shape),
         after=(line("weight", _polar_retraction(manifold.radius), "weight"),),
+    )
+
+
+@derives(Spectral, UnitConditionNumber)
+def unit_condition_muon(setting: Setting, shape: Shape) -> Derived:
+    """Manifold Muon, and growth: the steepest tangent of all multiples of the Stiefel manifold.
+
+    In closed form from manifold Muon's own direction, whose gap it inherits.
+    """
+    norm = cast(Spectral, setting.norm)
+    return Derived(
+        (line("direction", unit_condition_map, "weight", "query"),),
+        scale=norm.unit_radius(shape),
+        after=(line("weight", _scaled_polar_retraction(), "weight"),),
     )

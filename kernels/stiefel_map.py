@@ -47,14 +47,22 @@ def stiefel_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
 
 def _direction(w: Tensor, g: Tensor) -> Tensor:
     m, n = w.shape[-2:]
+    radius, noise = radius_and_noise(w)
+    if m == n:
+        return _turn(w, g, radius, noise)
+    return (split_direction if m >= 2 * n else admm_direction)(w, g, radius, noise)
+
+
+def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
+    """r of W^T W = r^2 I, and the share of G below which a tangent part is none: (..., 1, 1).
+
+    That part is then made by rounding, or by W's distance from the manifold.
+    """
     lengths = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
     radius = (lengths**2).mean(-1, keepdim=True).sqrt()
     radius = torch.where(radius > 0, radius, 1.0)
     drift = ((lengths / radius) ** 2 - 1).abs().amax(-1, keepdim=True)
-    noise = torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(g.dtype).eps)
-    if m == n:
-        return _turn(w, g, radius, noise)
-    return (split_direction if m >= 2 * n else admm_direction)(w, g, radius, noise)
+    return radius, torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(w.dtype).eps)
 
 
 def _turn(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
@@ -90,8 +98,8 @@ def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
     if m == n:
         return _times(batch, polar.cost((n, n), itemsize, **POLAR) + Cost(4.0 * n**3, passes))
     if m >= 2 * n:
-        # Five products with a tall matrix, and of small ones: an eigendecomposition (9 n^3), ten.
-        return _times(batch, Cost(10.0 * m * n**2 + 29.0 * n**3, passes))
+        # Five products with a tall matrix, and of small ones: an eigendecomposition (9 n^3), nine.
+        return _times(batch, Cost(10.0 * m * n**2 + 27.0 * n**3, passes))
     clipping = spectral_clip.cost((m, n), itemsize, high=1.0, **POLAR)
     one_round = clipping + Cost(4.0 * m * n**2, passes)
     tall = polar.cost((m, n), itemsize, **POLAR)

@@ -65,3 +65,19 @@ def test_a_weight_without_a_declared_spectrum_keeps_its_own(shape: tuple[int, in
 def test_no_copy_is_made_where_the_projection_is_the_retraction() -> None:
     net = network(Stiefel(), (5, 4))
     assert "copy" not in modula.SteepestDescent(net, LR).plan.programs()
+
+
+@pytest.mark.parametrize("lr", [0.02, 0.5, 2.0])
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9)], ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_unit_condition_numbers_stay_however_long_the_steps(
+    shape: tuple[int, int], lr: float
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(*shape[::-1], bias=False)
+    optimizer = modula.recipes.unit_condition(net, lr)
+    for gradient in gradients(shape, 60):
+        net.weight.grad = gradient.float()
+        optimizer.step()
+        s = torch.linalg.svdvals(net.weight.detach())
+        assert s[0] / s[-1] <= 1 + 1e-5
