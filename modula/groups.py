@@ -22,6 +22,7 @@ from modula.duality import (
     Unit,
 )
 from modula.duality.coordinates import describe, is_limited
+from modula.manifolds.base import in_working_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -162,17 +163,22 @@ def say_what_is_cut(rows: Iterable[tuple[str, Tensor, Declaration]]) -> None:
 
 @torch.no_grad()
 def landing_of(declaration: Declaration, weight: Tensor, name: str) -> Iterator[Landing]:
-    """How the weight comes to its manifold, unless it is there already.
+    """How the weight comes to its manifold, unless it is there already, up to its own rounding.
 
     Raises ValueError where that fails, or where the weight has come to a point without tangents.
     """
     manifold = declaration.setting.manifold
     distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
-    if distance > OFF_MANIFOLD:
-        words = f"{name} was {distance:.3g} off {manifold}: projected"
-        yield Landing(weight, manifold.project(weight), words)
-    else:
+    if not distance > OFF_MANIFOLD:
         manifold.check_point(weight)
+        return
+    (working,) = in_working_dtype(weight)
+    point = manifold.project(working)
+    # Half precision is further off by rounding alone: a run that goes on must not be moved by it.
+    rounding = torch.finfo(weight.dtype).eps / 2
+    if torch.linalg.vector_norm(point - working) > rounding * torch.linalg.vector_norm(working):
+        words = f"{name} was {distance:.3g} off {manifold}: projected"
+        yield Landing(weight, point.to(weight.dtype), words)
 
 
 @torch.no_grad()
