@@ -16,13 +16,16 @@ from modula.kernels.normalise import normalise
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.stiefel_map import stiefel_map
 from modula.kernels.unit_condition_map import unit_condition_map
-from modula.manifolds.base import Manifold
+from modula.manifolds.base import Manifold, symmetric
 from modula.manifolds.implicit import Implicit
 from modula.manifolds.oblique import Oblique
+from modula.manifolds.spd import SPD
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.unit_condition_number import UnitConditionNumber
-from modula.norms.operator import Spectral
-from modula.norms.vector import EuclideanLength
+from modula.norms.base import Norm
+from modula.norms.schatten import Nuclear, Spectral
+from modula.norms.singular_values import SingularValueNorm
+from modula.norms.vector import L1, EuclideanLength, Max
 
 # A tangent part this many roundings long is the rest of a gradient normal to the manifold: no
 # direction at all.  A row with one entry, say, is a point of a sphere that has no tangents.
@@ -137,4 +140,36 @@ def unit_condition_muon(setting: Setting, shape: Shape) -> Derived:
         (line("direction", unit_condition_map, "weight", "query"),),
         scale=norm.unit_radius(shape),
         after=(line("weight", _scaled_polar_retraction(), "weight"),),
+    )
+
+
+@cache
+def _symmetric_map(norm: Norm) -> Op:
+    def steepest(tangent: Tensor) -> Tensor:
+        """(D + D^T) / 2 for D = duality_map(tangent), which need not be symmetric itself."""
+        return symmetric(norm.duality_map(tangent))
+
+    return Op(f"symmetric_duality_map[{norm}]", steepest, cost_of_projections(norm))
+
+
+def _measures_matrices(setting: Setting, shape: Shape) -> bool:
+    return setting.norm.ndim == 2
+
+
+@derives(Spectral, SPD)
+@derives(Nuclear, SPD)
+@derives(SingularValueNorm, SPD)
+@derives(L1, SPD, when=_measures_matrices)
+@derives(Max, SPD, when=_measures_matrices)
+def symmetric_duality_map(setting: Setting, shape: Shape) -> Derived:
+    """Norms that a transpose leaves alone: the duality map of the symmetric part of the gradient.
+
+    Exact: for G = G^T both D and D^T are steepest, hence so is their mean, which is no longer.
+    """
+    return Derived(
+        (
+            tangent_line(setting.manifold, shape),
+            line("direction", _symmetric_map(setting.norm), "tangent"),
+        ),
+        after=way_back(setting.manifold),
     )
