@@ -5,7 +5,15 @@ if __name__ != "modula.norms":
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
-from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap, Quadratic
+from modula.norms.coordinates import (
+    Along,
+    Elementwise,
+    InCoordinates,
+    LinearChain,
+    LinearMap,
+    Quadratic,
+    Rotation,
+)
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.from_dual import FromDual
 from modula.norms.inverse_free import SINGD, InverseFree
@@ -89,6 +97,9 @@ __all__ = [
     "SpikeAndFlat",
     "Triangular",
     "KL",
+    "Along",
+    "Elementwise",
+    "Rotation",
     "LinearMap",
     "LinearChain",
     "InCoordinates",

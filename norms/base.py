@@ -134,9 +134,12 @@ class Norm(ABC):
 
     def _share(self, number: float | Tensor, what: str, top: Tensor) -> Tensor:
         """number / top, one for each tensor of the batch."""
-        if not isinstance(number, Tensor) and not number >= 0:
+        is_tensor = isinstance(number, Tensor)
+        if not is_tensor and not number >= 0:
             raise ValueError(f"{what}={number} of {self}: a {what} is 0 or more")
         number = torch.as_tensor(number, dtype=top.dtype, device=top.device)
+        if is_tensor and number.device.type == "cpu" and (number < 0).any():  # no GPU waits for it
+            raise ValueError(f"{what}={float(number.min())} of {self}: a {what} is 0 or more")
         return ratio(number.broadcast_to(top.shape), top)
 
     def _rescaled(self, x: Tensor, unit: Tensor, top: Tensor, y: Tensor) -> Tensor:

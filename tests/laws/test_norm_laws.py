@@ -333,7 +333,7 @@ def test_projection_in_float32_is_near_float64_at_every_scale(norm: Norm, scale:
 def test_balls_and_steps_are_not_negative(norm: Norm) -> None:
     x = smooth_point(norm, 0)
     for move, what in ((norm.project, "radius"), (norm.prox, "step")):
-        for number in (-1.0, float("nan")):
+        for number in (-1.0, float("nan"), torch.tensor(-1.0)):
             with pytest.raises(ValueError, match=f"{what}=.* a {what} is 0 or more"):
                 move(x, number)
 
