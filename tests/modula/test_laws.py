@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modula.laws import BY_ITSELF, UNCHANGED, broken_laws, manifold_laws, norm_laws
-from modula.manifolds import Manifold, Sphere
+from modula.manifolds import Manifold, Sphere, TangentConstraint
 from modula.norms import Frobenius, FromDual, Norm
 
 
@@ -97,8 +97,8 @@ class OwnSphere(Manifold):
     def project(self, x: Tensor) -> Tensor:
         return Sphere(ndim=2).project(x) if self.batch else x / x.norm()
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return Sphere(ndim=2).to_tangent(x, v)
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        return Sphere(ndim=2).tangent_constraint(x)
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         return Sphere(ndim=2).sample(shape, dtype=dtype)
