@@ -117,8 +117,7 @@ def riemannian_gradient(setting: Setting, shape: Shape) -> Derived:
 def manifold_muon(setting: Setting, shape: Shape) -> Derived:
     """Manifold Muon: the steepest tangent of the Stiefel manifold, then its polar retraction.
 
-    Square weights have a closed form; tall ones are solved in two parts, without iterating; what
-    is in between, by rounds of ADMM.
+    Square weights have a closed form; others are solved in two parts, without iterating.
     Source: Bernstein 2025, Modular Manifolds (thinkingmachines.ai).
     """
     norm, manifold = cast(Spectral, setting.norm), cast(Stiefel, setting.manifold)

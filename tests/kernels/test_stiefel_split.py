@@ -1,4 +1,4 @@
-"""Two ways to the same coefficients, both held to the laws of a direction and to a certificate."""
+"""Three ways to the same coefficients, held to the laws of a direction and to a certificate."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.testing import assert_close
 
+from modula.kernels import stiefel_split
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.kernels.stiefel_split import (
     BEND,
@@ -15,12 +16,22 @@ from modula.kernels.stiefel_split import (
     LONGEST,
     SECOND,
     by_eigenvectors,
-    by_products,
+    by_roots,
 )
 from strategies import batches, seeds
 
 Coefficients = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-both = pytest.mark.parametrize("coefficients", [by_eigenvectors, by_products])
+
+
+def by_roots_of_products(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """As on an accelerator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stiefel_split, "_by_eigenvalues", stiefel_split._by_products)
+        return by_roots(gram, skew, floor)
+
+
+WAYS = [by_eigenvectors, by_roots, by_roots_of_products]
+every = pytest.mark.parametrize("coefficients", WAYS)
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -40,7 +51,7 @@ def sigma(x: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(x, ord=2)
 
 
-@both
+@every
 @settings(max_examples=25)
 @given(rest=batches(tall=True), seed=seeds())
 def test_both_parts_together_are_no_longer_than_one(
@@ -53,11 +64,11 @@ def test_both_parts_together_are_no_longer_than_one(
     assert_close(omega, -omega.mT)
     direction = torch.cat([rest @ normal, omega], -2)
     assert direction.isfinite().all()
-    assert (sigma(direction) <= 1 + 1e-7).all()
+    assert (sigma(direction) <= 1 + 1e-6).all()
     assert ((rest * (rest @ normal)).sum((-2, -1)) >= 0).all()
 
 
-@both
+@every
 @pytest.mark.parametrize(("m", "share"), [(32, 0.97), (40, 0.99), (48, 0.995), (64, 0.998)])
 def test_certified_share_of_the_best_value(
     coefficients: Coefficients, m: int, share: float
@@ -72,7 +83,7 @@ def test_certified_share_of_the_best_value(
     assert (reached >= share * bound).all() and (reached <= bound).all()
 
 
-@both
+@every
 def test_without_a_part_along_the_weight_it_is_the_polar_factor(
     coefficients: Coefficients,
 ) -> None:
@@ -83,7 +94,7 @@ def test_without_a_part_along_the_weight_it_is_the_polar_factor(
     assert_close(omega, torch.zeros_like(omega))
 
 
-@both
+@every
 def test_nothing_gives_nothing(coefficients: Coefficients) -> None:
     zero = torch.zeros(2, 5, 5)
     for x in coefficients(zero, zero, zero[:, :1, :1]):
@@ -101,7 +112,7 @@ def test_what_omega_and_t_leave_of_each_other() -> None:
     assert (y * (1 - BEND * y) ** 2).max() <= 0.85
 
 
-@both
+@every
 def test_long_singular_values_cost_the_others_little(coefficients: Coefficients) -> None:
     """One pair of directions in which C is nothing and B is much, among sixteen."""
     rest, skew = parts(64, 16)

@@ -84,7 +84,7 @@ def test_scales_batches_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype) -
         assert_close(unit_condition_map((scale**0.5 * w), g), d, atol=near, rtol=0)
     if len(shape) == 4:
         one = unit_condition_map(w[1, 2], g[1, 2])
-        assert_close(d[1, 2], one, atol=near / 10, rtol=0)
+        assert_close(d[1, 2], one, atol=near / 2, rtol=0)
     assert unit_condition_map(w[None][:0], g[None][:0]).shape == (0, *shape)
 
 
