@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ from modula.groups import (
 )
 from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
-from modula.watch import Watch
+from modula.watching import Watching
 from modula.whole import LENGTH, Length, MeanSquare, Whole, check_length, length_rule
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ _OWN = (
 )
 
 
-class SteepestDescent(torch.optim.Optimizer):
+class SteepestDescent(Watching):
     r"""Steepest descent under declared norms and manifolds.
 
         D = argmax <m, D>  over  ||D|| <= 1, D tangent at w
@@ -111,9 +111,8 @@ class SteepestDescent(torch.optim.Optimizer):
         self.skipped = 0
         self._certification = None if certify_every is None else Certification(certify_every)
         self._declarations: list[list[Declaration]] = []
-        self._batches: list[list[tuple[Batch, list[int]]]] = []
+        self._batches = []
         self._last_lr: Tensor | None = None
-        self._watch: Watch | None = None
         self._seen: Statistics = {}
         if groups is None:
             own = declarations_of(model, momentum, potential, weight_decay)
@@ -207,100 +206,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
             yield from zip(names_of(group), group["params"], declarations, strict=True)
 
-    # --- what metrics ask of the network ---------------------------------------------------------
-
-    def watch(self, model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
-        """Collect from this model what the metrics read; a copy of an optimizer must be told.
-
-        process_group  processes that average gradients, so that statistics are averaged too; None
-                       for those of a DistributedDataParallel in the model.  Where several processes
-                       run and neither says which, `step` raises RuntimeError
-
-        Raises ValueError for weights whose layer does not show what is asked of it.
-        """
-        wanted = {name: batch.program.statistics for name, batch in self._named()}
-        self._watch = Watch(model, wanted, process_group)
-        self._expect()
-
-    def asks_for(self, *statistics: str) -> bool:
-        """Whether a metric reads one of these, such as "sampled_gradient"."""
-        return self._watch is not None and self._watch.asks_for(*statistics)
-
-    @contextmanager
-    def sampled(self) -> Iterator[None]:
-        """Backward passes inside feed the metrics that read a Fisher, and leave .grad alone.
-
-        with optimizer.sampled():
-            F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
-
-        Where a GradScaler scales the loss, it shall scale this one too.
-        """
-        with self._watched().sampled():
-            yield
-
-    @contextmanager
-    def perturbed(self) -> Iterator[None]:
-        """Forward and backward passes inside are at weights drawn from the metrics' posterior.
-
-        Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
-        has one, so that a training loop may always use it.  Several draws a step are averaged:
-        enter as often, with a loss that is divided by their number.  Processes may draw alike or
-        differently.
-        """
-        noises: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for group, compiled in zip(self.param_groups, self._batches, strict=True):
-                for batch, positions in compiled:
-                    if batch.program.draw:
-                        names = names_of(group)
-                        drawn = batch.draw(group)
-                        noises |= {names[i]: n for i, n in zip(positions, drawn, strict=True)}
-        with self._watched().perturbed(noises) if noises else nullcontext():
-            yield
-
-    def _watched(self) -> Watch:
-        if self._watch is None:
-            raise RuntimeError(
-                "this optimizer is a copy and does not know its network: call "
-                "optimizer.watch(model) before the next forward pass"
-            )
-        return self._watch
-
-    def _named(self) -> Iterator[tuple[str, Batch]]:
-        """Each weight's full name, with its batch."""
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            names = names_of(group)
-            for batch, positions in compiled:
-                yield from ((names[i], batch) for i in positions)
-
-    def _expect(self) -> None:
-        """Tell the network what the next step reads: nothing else is measured until then."""
-        if self._watch is None or not self._watch.wanted:
-            return
-        expected = {
-            names_of(group)[i]: names
-            for group, compiled in zip(self.param_groups, self._batches, strict=True)
-            for batch, positions in compiled
-            for i, names in zip(positions, batch.expects(), strict=True)
-        }
-        self._watch.expect(expected)
-
-    def _statistics(self, loss_scale: Tensor | float) -> Statistics:
-        asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
-        return self._watched().take(loss_scale) if asks else {}
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
-        return self._watch is not None and bool(self._watch.wanted)
-
     # --- the step -----------------------------------------------------------------------------
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, and what metrics saw of the passes that made them."""
-        super().zero_grad(set_to_none)
-        if self._watch is not None:
-            self._watch.forget()
 
     @torch.no_grad()
     def step(
@@ -354,11 +260,6 @@ class SteepestDescent(torch.optim.Optimizer):
             found.append(MeanSquare())
         return found
 
-    def _each_batch(self) -> Iterator[tuple[int, Batch, list[int]]]:
-        """The index of its group, a batch, and the positions of its weights in the group."""
-        for index, compiled in enumerate(self._batches):
-            yield from ((index, *each) for each in compiled)
-
     def _step_with(self, wholes: Sequence[Whole]) -> None:
         """Propose and move: batch by batch, unless a number of all of them comes in between."""
         numbers = self._propose_all(wholes) if wholes else {}
@@ -399,27 +300,23 @@ class SteepestDescent(torch.optim.Optimizer):
                 totals[whole.name] = total + part.to(total.device)
         return {whole.name: whole.value(totals[whole.name]) for whole in wholes}
 
-    def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
-        group = self.param_groups[index]
-        names = [names_of(group)[i] for i in positions]
+    def _propose(self, index: int, batch: Batch, positions: list[int]) -> None:
+        group, names = self.param_groups[index], self._names(index, positions)
         seen = [self._seen.get(name, {}) for name in names] if self._seen else []
         gradients = [group["params"][i].grad for i in positions]
         if self.maximize:  # a region lets a weight go in one direction and not in the other
             gradients = [None if g is None else -g for g in gradients]
         batch.propose(gradients, group, seen, self._look_at(index, batch, positions))
 
-    def _look_at(
-        self, index: int, batch: Batch, positions: Sequence[int]
-    ) -> Callable[[], None] | None:
+    def _look_at(self, index: int, batch: Batch, positions: list[int]) -> Callable[[], None] | None:
         """What certifies the directions of a batch, in the steps in which that is due."""
         if self._certification is None or not self._certification.is_due:
             return None
-        names = names_of(self.param_groups[index])
         return partial(
             self._certification.look,
             batch,
             [self._declarations[index][i] for i in positions],
-            [names[i] for i in positions],
+            self._names(index, positions),
         )
 
     def _gradients_are_usable(self) -> bool:
