@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from modula.automatic import Automatic
 from modula.certification import Certification
+from modula.declare import check_model
 from modula.duality import (
     Average,
     Batch,
@@ -28,7 +28,7 @@ from modula.duality import (
     program_of,
 )
 from modula.errors import about
-from modula.gradients import NonFiniteGradient, check_dense, check_finite
+from modula.gradients import NonFiniteGradient, left_out
 from modula.groups import (
     Group,
     Landing,
@@ -40,8 +40,11 @@ from modula.groups import (
     landing_of,
     names_of,
     param_groups,
+    refuse_beside_groups,
     say_what_is_cut,
+    undone_if_it_fails,
 )
+from modula.norms.kinds import check_kind
 from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
 from modula.watching import Watching
@@ -71,7 +74,9 @@ class SteepestDescent(Watching):
                   Decay acts elsewhere
     groups        declarations by group, in place of the network's own (recipes use this); each
                   holds its momentum, potential and weight decay
-    on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
+    on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`;
+                  a finite gradient whose square overflows leaves out its weight, if that has a
+                  metric, with a warning
     certify_every steps from one look at every direction's certificate to the next, logged and kept
                   in `certificates`: see modula.certification for what it costs; None never looks
     state_dtype   torch.bfloat16 keeps weight-shaped state in half the memory, rounded at random;
@@ -99,6 +104,16 @@ class SteepestDescent(Watching):
         state_dtype: torch.dtype | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
+        check_model("SteepestDescent", model)
+        for name, value, kind, default in (
+            ("lr", lr, float | Automatic, 0.1),
+            ("momentum", momentum, Momentum, Average(0.95)),
+            ("potential", potential, Potential, Unit()),
+            ("weight_decay", weight_decay, float | Decay, 0.0),
+            ("groups", groups, Sequence[Group] | None, None),
+            ("maximize", maximize, bool, False),
+        ):
+            check_kind("SteepestDescent", name, value, kind, default)
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
@@ -114,23 +129,21 @@ class SteepestDescent(Watching):
         self._batches = []
         self._last_lr: Tensor | None = None
         self._seen: Statistics = {}
+        self._left_out: set[int] = set()  # ids of weights that do not move in this step
         if groups is None:
             own = declarations_of(model, momentum, potential, weight_decay)
             groups = [Group(own)]
-        elif momentum != Average(0.95) or weight_decay:
-            raise ValueError(
-                f"momentum={momentum} and weight_decay={weight_decay} have no effect beside "
-                f"groups: each Declaration in them holds its own"
-            )
+        else:
+            refuse_beside_groups(momentum, potential, weight_decay)
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
         self._landings: list[Landing] | None = []
         super().__init__(param_groups(groups, weights, rate), {"lr": rate})
+        self.watch(model, process_group)
         # Only now, when everything is derived: an error leaves every weight as it was.
         land_(self._landings)
         self._landings = None
-        self.watch(model, process_group)
         say_what_is_cut(self._rows())
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
@@ -154,6 +167,8 @@ class SteepestDescent(Watching):
             )
         super().add_param_group({**param_group, "params": params})
         try:
+            for name, each in zip(names_of(self.param_groups[-1]), declarations, strict=True):
+                check_kind("add_param_group", repr(name), each, Declaration)
             self._derive_group(self.param_groups[-1], param_group.keys(), declarations)
         except (ValueError, LookupError):
             self.param_groups.pop()
@@ -235,7 +250,7 @@ class SteepestDescent(Watching):
         if not overflowed and self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
-            with self._undone_if_it_fails():
+            with undone_if_it_fails(self._may_fail()):
                 self._step_with(self._wholes())
             if self._certification is not None:
                 self._certification.end_step()
@@ -272,22 +287,12 @@ class SteepestDescent(Watching):
         length = numbers.get(LENGTH, 1.0) * self.param_groups[0]["lr"]
         self._last_lr = torch.as_tensor(length, dtype=torch.float64)
 
-    @contextmanager
-    def _undone_if_it_fails(self) -> Iterator[None]:
-        """Where the manifold of a weight may find no point to step to: all as it was before."""
-        manifolds = (d.setting.manifold for group in self._declarations for d in group)
-        if not any(manifold.can_fail for manifold in manifolds):
-            yield
-            return
+    def _may_fail(self) -> list[Tensor]:
+        """What to keep a copy of: weights and state, where some manifold may have no next point."""
+        if not any(d.setting.manifold.can_fail for _, _, d in self._rows()):
+            return []
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        state = [value for weight in weights for value in self.state[weight].values()]
-        before = [(each, each.clone()) for each in (*weights, *state)]
-        try:
-            yield
-        except ValueError:
-            for each, old in before:
-                each.copy_(old)
-            raise
+        return [*weights, *(x for weight in weights for x in self.state[weight].values())]
 
     def _propose_all(self, wholes: Sequence[Whole]) -> dict[str, Tensor]:
         """Find every weight's direction, and the numbers of the whole network, by name."""
@@ -303,7 +308,8 @@ class SteepestDescent(Watching):
     def _propose(self, index: int, batch: Batch, positions: list[int]) -> None:
         group, names = self.param_groups[index], self._names(index, positions)
         seen = [self._seen.get(name, {}) for name in names] if self._seen else []
-        gradients = [group["params"][i].grad for i in positions]
+        weights = [group["params"][i] for i in positions]
+        gradients = [None if id(w) in self._left_out else w.grad for w in weights]
         if self.maximize:  # a region lets a weight go in one direction and not in the other
             gradients = [None if g is None else -g for g in gradients]
         batch.propose(gradients, group, seen, self._look_at(index, batch, positions))
@@ -320,15 +326,9 @@ class SteepestDescent(Watching):
         )
 
     def _gradients_are_usable(self) -> bool:
-        gradients = [
-            (name, weight.grad)
-            for group in self.param_groups
-            for name, weight in zip(names_of(group), group["params"], strict=True)
-            if weight.grad is not None
-        ]
-        check_dense(gradients)
+        """Whether there is a step, and which weights have no part in it."""
         try:
-            check_finite(gradients)
+            self._left_out = left_out([row for row in self._rows() if row[1].grad is not None])
         except NonFiniteGradient:
             if self.on_nonfinite == "raise":
                 raise
@@ -361,7 +361,7 @@ class SteepestDescent(Watching):
         if "_declarations" not in state:
             return  # load_state_dict comes this way too, with the batches in place
         saved = {weight: dict(own) for weight, own in self.state.items()}
-        self._batches, self._watch, self._seen = [], None, {}
+        self._batches, self._watch, self._seen, self._left_out = [], None, {}, set()
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
             rows = zip(declarations, group["params"], names_of(group), strict=True)
             programs = [program_of(d, w.shape, n) for d, w, n in rows]

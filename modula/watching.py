@@ -9,8 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from modula.declare import check_model
 from modula.duality import Batch
 from modula.groups import names_of
+from modula.norms.kinds import check_kind
 from modula.statistics import Statistics
 from modula.watch import Watch
 
@@ -33,6 +35,9 @@ class Watching(torch.optim.Optimizer):
 
         Raises ValueError for weights whose layer does not show what is asked of it.
         """
+        check_model("watch", model)
+        if process_group is not None and dist.is_available():
+            check_kind("watch", "process_group", process_group, dist.ProcessGroup)
         wanted = {
             name: batch.program.statistics
             for index, batch, positions in self._each_batch()
