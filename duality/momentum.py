@@ -9,6 +9,7 @@ from typing import ClassVar
 from modula.duality.program import Line, Live, line
 from modula.kernels import apply
 from modula.kernels.op import Op
+from modula.norms.kinds import check_fields
 
 
 def _check_beta(beta: float) -> None:
@@ -18,6 +19,9 @@ def _check_beta(beta: float) -> None:
 
 class Momentum(ABC):
     """Which average of the gradients is followed."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     @abstractmethod
@@ -93,6 +97,7 @@ class Unbiased(Momentum):
     beta: float = 0.9
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self.beta)
 
     @property
@@ -118,6 +123,7 @@ class _Followed(Momentum):
     look_ahead: ClassVar[Op]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self.beta)
 
     @property
@@ -160,6 +166,7 @@ class QueryStore(Momentum):
     store: float = 0.99
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self.ask)
         _check_beta(self.store)
 

@@ -19,12 +19,13 @@ from modula.duality.program import POINT, Line, Program, line
 from modula.duality.proposal import proposed
 from modula.duality.rotations import chart_shape, rotating
 from modula.duality.rules import Derived, Setting, rule_name
-from modula.duality.scalers import Scaler
+from modula.duality.scalers import Graft, Scaler
 from modula.kernels import apply
 from modula.kernels.op import Shape
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.rotations import Rotations
+from modula.norms.kinds import check_fields
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ class Declaration:
     scalers: tuple[Scaler, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         decay = as_decay(self.weight_decay)  # refuses what is no rate
         if decay is not None:
             decay.check(self.setting)
         kinds = [type(scaler).__name__ for scaler in self.scalers]
         if len({*kinds}) < len(kinds):
             raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether squares of the gradient are averaged."""
+        grafts = [each.setting for each in self.scalers if isinstance(each, Graft)]
+        return any(setting.metric is not None for setting in (self.setting, *grafts))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from modula.duality.coordinates import check_statistics
 from modula.duality.momentum import Momentum, NoMomentum
 from modula.duality.potential import Potential, Unit
 from modula.duality.program import Line, Program, Slots
@@ -14,6 +15,7 @@ from modula.kernels.op import Shape
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.base import Norm
+from modula.norms.kinds import check_fields
 from modula.norms.metric import Metric
 
 
@@ -26,6 +28,9 @@ class Setting:
     metric: Metric | None = None
     potential: Potential = Unit()
     momentum: Momentum = NoMomentum()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def types(self) -> Key:
         """The types that dispatch looks at."""
@@ -129,6 +134,7 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
     """
     setting.manifold.check_shape(tuple(shape))
     setting.norm.check_shape(tuple(shape))
+    check_statistics(setting.metric)
     rule = rule_for(setting, shape)
     if rule is None:
         raise NoRule(_no_rule(name, setting, shape))

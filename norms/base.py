@@ -13,6 +13,7 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor
 
+from modula.norms.kinds import check_fields, check_kind
 from modula.norms.metric import Metric, Under
 from modula.norms.numerics import (
     at_least_float32,
@@ -103,6 +104,7 @@ class Norm(ABC):
 
     def __rmul__(self, factor: float) -> Scaled:
         """factor * norm: the same directions, `factor` times shorter."""
+        check_kind("factor * norm", "its factor", factor, float, 2.0)
         return Scaled(self, float(factor))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:  # noqa: B027
@@ -184,6 +186,7 @@ class Scaled(Norm):
     factor: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.factor < inf:
             raise ValueError(
                 f"{self.factor} * {self.norm} is no norm: the factor must be positive and finite"
@@ -193,6 +196,7 @@ class Scaled(Norm):
         return f"{self.factor:g} * {self.norm}"
 
     def __rmul__(self, factor: float) -> Scaled:
+        check_kind("factor * norm", "its factor", factor, float, 2.0)
         return Scaled(self.norm, float(factor) * self.factor)
 
     @property
@@ -244,6 +248,7 @@ class Blocks(Norm):
     sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.pattern.count("->") != 1 or "..." in self.pattern:
             self._refuse("it needs one '->' and no '...': batch dims are taken along by themselves")
         if not all(isinstance(size, int) and size > 0 for _, size in self.sizes):

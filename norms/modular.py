@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Norm
+from modula.norms.kinds import check_fields, check_kind
 from modula.norms.numerics import at_least_float32
 from modula.norms.vector import L1, L2, Max
 
@@ -28,6 +29,7 @@ class Composition:
     outer: Max | L1 | L2 = Max()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.norms) != len(self.parts) or not self.parts:
             names = ", ".join(name for name, _, _ in self.parts) or "none"
             raise ValueError(f"a network's norm needs weights of different names; got {names}")
@@ -105,6 +107,7 @@ def RootOf(parts: Mapping[str, tuple[Norm, float]]) -> Composition:
 
 
 def _listed(parts: Mapping[str, tuple[Norm, float]]) -> tuple[tuple[str, Norm, float], ...]:
+    check_kind("a network's norm", "its parts", parts, Mapping[str, tuple[Norm, float]])
     return tuple((name, norm, float(factor)) for name, (norm, factor) in parts.items())
 
 
