@@ -1,7 +1,9 @@
 """Rules for norms that split along the rows or columns that the manifold constrains one by one."""
 
+from dataclasses import replace
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from modula.duality.hyperplane import ROUNDS, steepest
@@ -10,12 +12,12 @@ from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import tangent_line, way_back
 from modula.duality.work import cost_of_projections
 from modula.kernels.normalise import normalise_columns, normalise_rows
-from modula.kernels.op import Op, Shape
+from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.sphere import Sphere
 from modula.norms.base import Norm
 from modula.norms.operator import Columns, Rows
-from modula.norms.vector import EuclideanLength
+from modula.norms.vector import L1, EuclideanLength, Max
 
 
 def _rotation(vector: Norm, axis: str) -> Op:
@@ -29,6 +31,18 @@ def _rotation(vector: Norm, axis: str) -> Op:
 
     plain = of_rows if axis == "rows" else of_columns
     return Op(f"hyperplane[{vector}, {axis}]", plain, cost_of_projections(vector, ROUNDS + 2))
+
+
+def _alone(axis: str) -> Op:
+    """The row, or the column, that gains most, and zeros."""
+    dim = -1 if axis == "rows" else -2
+
+    def alone(direction: Tensor, tangent: Tensor) -> Tensor:
+        gains = (tangent * direction).sum(dim, keepdim=True)
+        first = gains.argmax(-3 - dim, keepdim=True)
+        return torch.zeros_like(gains).scatter(-3 - dim, first, 1.0) * direction
+
+    return Op(f"alone[{axis}]", alone, elementwise_cost(4, 4))
 
 
 def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:
@@ -63,3 +77,21 @@ def oblique_rows(setting: Setting, shape: Shape) -> Derived:
 def oblique_columns(setting: Setting, shape: Shape) -> Derived:
     """Each column turns on its own sphere."""
     return _separable(setting, shape, cast(Columns, setting.norm).vector)
+
+
+@derives(Max, Oblique, when=lambda setting: setting.norm.ndim == 2)
+def oblique_entries(setting: Setting, shape: Shape) -> Derived:
+    """The largest entry is the largest of any row or column: each turns on its own sphere."""
+    return _separable(setting, shape, Max())
+
+
+@derives(L1, Oblique, when=lambda setting: setting.norm.ndim == 2)
+def oblique_alone(setting: Setting, shape: Shape) -> Derived:
+    """All of a sum goes where it gains most: one row or column turns on its own sphere."""
+    turned = _separable(setting, shape, L1())
+    op = _alone(cast(Oblique, setting.manifold).axis)
+    return replace(
+        turned,
+        lines=(*turned.lines, line("alone", op, turned.direction, "tangent")),
+        direction="alone",
+    )

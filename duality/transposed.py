@@ -10,7 +10,7 @@ from modula.duality.rules import Derived, Setting, derive, derives
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.transposed import Transposed
 from modula.norms.operator import Spectral
-from modula.norms.vector import EuclideanLength
+from modula.norms.vector import EuclideanLength, VectorNorm
 
 
 def _mT(x: Tensor) -> Tensor:
@@ -65,8 +65,9 @@ def transposed_spectral(setting: Setting, shape: Shape) -> Derived:
 
 
 @derives(EuclideanLength, Transposed)
-def transposed_length(setting: Setting, shape: Shape) -> Derived:
-    """A length of entries does not see the transpose."""
+@derives(VectorNorm, Transposed, when=lambda setting: setting.norm.ndim == 2)
+def transposed_entries(setting: Setting, shape: Shape) -> Derived:
+    """A norm of all entries does not see the transpose."""
     manifold = cast(Transposed, setting.manifold)
     return _transposed(setting, shape, replace(setting, manifold=manifold.manifold))
 
