@@ -67,7 +67,8 @@ def decreasing_root(f: Callable[[Tensor], Tensor], high: Tensor) -> Tensor:
         half = (high - low) / 2
         middle = low + half
         chord = low + 2 * half * torch.where(below <= 0, ratio(above, above - below), 0.5)
-        nudge = torch.maximum(0.8 * ratio(half.square(), whole), eps * high)
+        finest = eps * torch.maximum(high, whole / 16)
+        nudge = torch.maximum(0.8 * ratio(half.square(), whole), finest)
         way = (middle - chord).sign()
         t = torch.where(nudge < (middle - chord).abs(), chord + way * nudge, middle)
         spare = (whole * 2.0**-k - half).clamp(min=0)
@@ -76,6 +77,6 @@ def decreasing_root(f: Callable[[Tensor], Tensor], high: Tensor) -> Tensor:
         left = value > 0
         low, above = torch.where(left, t, low), torch.where(left, value, above)
         high, below = torch.where(left, high, t), torch.where(left, below, value)
-        if high.device.type == "cpu" and not (wanted & (high - low > 2 * eps * high)).any():
+        if high.device.type == "cpu" and not (wanted & (high - low > 2 * finest)).any():
             break
     return torch.where(wanted, (low + high) / 2, torch.zeros_like(low))
