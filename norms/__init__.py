@@ -45,6 +45,7 @@ from modula.norms.low_rank import LowRank
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
+from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
 from modula.norms.posterior import Posterior
 from modula.norms.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.schatten import Nuclear, Spectral
@@ -126,12 +127,14 @@ __all__ = [
     "RMSDual",
     "RMSToRMS",
     "RootOf",
+    "RootOverBlocks",
     "Rows",
     "Scaled",
     "Schatten",
     "SingularValueNorm",
     "Spectral",
     "SumOf",
+    "SumOverBlocks",
     "VectorNorm",
     "operator",
 ]

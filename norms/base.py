@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, prod
@@ -268,11 +269,10 @@ class Blocks(Norm):
         return len(self._left)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return largest(self._counted(self.norm(self.to_blocks(self.prepare(x))), x)).to(x.dtype)
+        return largest(self.each(self.norm, self.prepare(x))).to(x.dtype)
 
     def dual(self, g: Tensor) -> Tensor:
-        norms = self.norm.dual(self.to_blocks(self.prepare(g)))
-        return self._counted(norms, g).sum(-1).to(g.dtype)
+        return self.each(self.norm.dual, self.prepare(g)).sum(-1).to(g.dtype)
 
     def duality_map(self, g: Tensor) -> Tensor:
         return self.from_blocks(self.norm.duality_map(self.to_blocks(g)), g.shape)
@@ -291,6 +291,11 @@ class Blocks(Norm):
         """The shape of one block of a weight of this shape: what `norm` measures."""
         blocks = self.to_blocks(torch.empty(shape, device="meta"))
         return tuple(blocks.shape[blocks.ndim - self.norm.ndim :])
+
+    def each(self, measure: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What is measured of each block, those of a weight in one dim: (..., number of blocks)."""
+        found = measure(self.to_blocks(x))
+        return flat(found, found.ndim - (x.ndim - self.ndim))
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """The weights of x: (..., *left) as blocks: (..., *right)."""
@@ -319,10 +324,6 @@ class Blocks(Norm):
 
     def _known(self, axes: list[str]) -> list[int]:
         return [size for axis, size in self.sizes if axis in axes]
-
-    def _counted(self, norms: Tensor, x: Tensor) -> Tensor:
-        """Norms of the blocks, (*batch, *blocks), with the blocks of a weight in one dim."""
-        return flat(norms, norms.ndim - (x.ndim - self.ndim))
 
     def _rearrange(self, x: Tensor, pattern: str, sizes: dict[str, int], weight: str) -> Tensor:
         try:
