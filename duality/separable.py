@@ -79,13 +79,13 @@ def oblique_columns(setting: Setting, shape: Shape) -> Derived:
     return _separable(setting, shape, cast(Columns, setting.norm).vector)
 
 
-@derives(Max, Oblique, when=lambda setting: setting.norm.ndim == 2)
+@derives(Max, Oblique, when=lambda setting, shape: setting.norm.ndim == 2)
 def oblique_entries(setting: Setting, shape: Shape) -> Derived:
     """The largest entry is the largest of any row or column: each turns on its own sphere."""
     return _separable(setting, shape, Max())
 
 
-@derives(L1, Oblique, when=lambda setting: setting.norm.ndim == 2)
+@derives(L1, Oblique, when=lambda setting, shape: setting.norm.ndim == 2)
 def oblique_alone(setting: Setting, shape: Shape) -> Derived:
     """All of a sum goes where it gains most: one row or column turns on its own sphere."""
     turned = _separable(setting, shape, L1())

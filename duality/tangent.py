@@ -17,7 +17,6 @@ from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.stiefel_map import stiefel_map
 from modula.kernels.unit_condition_map import unit_condition_map
 from modula.manifolds.base import Manifold, symmetric
-from modula.manifolds.implicit import Implicit
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.spd import SPD
 from modula.manifolds.stiefel import Stiefel
@@ -68,7 +67,7 @@ def _retract_from_op(manifold: Manifold) -> Op:
 
 def way_back(manifold: Manifold) -> tuple[Line, ...]:
     """Lines that bring a stepped weight back to the manifold, by its own retraction."""
-    if type(manifold).retract is Manifold.retract or isinstance(manifold, Implicit):
+    if type(manifold).retract is Manifold.retract:
         return (line("weight", retract_op(manifold), "weight"),)  # which knows no other point
     return (line("weight", _retract_from_op(manifold), POINT, "weight"),)
 

@@ -65,7 +65,7 @@ def transposed_spectral(setting: Setting, shape: Shape) -> Derived:
 
 
 @derives(EuclideanLength, Transposed)
-@derives(VectorNorm, Transposed, when=lambda setting: setting.norm.ndim == 2)
+@derives(VectorNorm, Transposed, when=lambda setting, shape: setting.norm.ndim == 2)
 def transposed_entries(setting: Setting, shape: Shape) -> Derived:
     """A norm of all entries does not see the transpose."""
     manifold = cast(Transposed, setting.manifold)
