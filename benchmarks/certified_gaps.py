@@ -120,7 +120,7 @@ def main() -> None:
     console = Console(width=170)
     for norm in NORMS:
         for manifold in MANIFOLDS:
-            named = [str(norm), str(manifold), rule_name(Setting(norm, manifold))]
+            named = [str(norm), str(manifold), rule_name(Setting(norm, manifold), SHAPES[0])]
             found = (certified(norm, manifold, shape_for(manifold, shape)) for shape in SHAPES)
             lines.append([*named, *(cell for each in found for cell in each)])
             console.print("  ".join(lines[-1]), highlight=False, markup=False)

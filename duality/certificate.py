@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -17,6 +17,7 @@ from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.region import Region
 from modula.manifolds.stiefel import Stiefel
 from modula.norms.base import Norm
+from modula.norms.kinds import check_kind
 from modula.norms.operator import Spectral
 
 ROUNDING = 1e-12  # of float64 sums; a gap below it, of either sign, is none
@@ -64,16 +65,14 @@ def certify(
     The value of a FromDual norm is a lower bound; so far as it is short, D' may be too long and
     the gap too small, even negative.  Its duality map, and with it U, is exact.
 
-    Raises ValueError for unequal shapes, for a norm of fewer dims than the weight, and for a shape
-    that the manifold has no point of.
+    Raises ValueError for tensors that differ in shape or device, are not of real floating-point
+    numbers or not finite, for a norm of fewer dims than the weight, and for a shape that the
+    manifold has no point of.
     """
     start = perf_counter()
-    if not weight.shape == gradient.shape == direction.shape or weight.ndim != norm.ndim:
-        got = ", ".join(str(tuple(x.shape)) for x in (weight, gradient, direction))
-        raise ValueError(
-            f"{norm} is certified for a weight, gradient and direction of {norm.ndim} dims, all of "
-            f"one shape; got {got}"
-        )
+    check_kind("certify", "norm", norm, Norm)
+    check_kind("certify", "manifold", manifold, Manifold, Euclidean())
+    _check_tensors(norm, {"weight": weight, "gradient": gradient, "direction": direction})
     manifold.check_shape(tuple(weight.shape))
     w, d = _point(manifold, weight), -direction.detach().double()
     length, off = (torch.linalg.vector_norm(x) for x in (d, d - manifold.to_tangent(w, d)))
@@ -83,6 +82,36 @@ def certify(
         gap=float(gap_of(norm, manifold, weight, gradient, direction)),
         seconds=perf_counter() - start,
     )
+
+
+def _check_tensors(norm: Norm, named: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for what no certificate speaks of."""
+    for name, x in named.items():
+        check_kind("certify", name, x, Tensor)
+    tensors = named.values()
+    shapes = [tuple(x.shape) for x in tensors]
+    if len({*shapes}) > 1 or len(shapes[0]) != norm.ndim:
+        raise ValueError(
+            f"{norm} is certified for a weight, gradient and direction of {norm.ndim} dims, all of "
+            f"one shape; got {', '.join(map(str, shapes))}"
+        )
+    devices = [str(x.device) for x in tensors]
+    if len({*devices}) > 1 or "meta" in devices:
+        raise ValueError(
+            "a certificate needs weight, gradient and direction on one device, with their values; "
+            f"got them on {', '.join(devices)}: move them with .to({devices[0]!r})"
+        )
+    for name, x in named.items():
+        if not x.is_floating_point():
+            raise ValueError(
+                f"the {name} is of {x.dtype}: a certificate needs real floating-point numbers, as "
+                ".double() makes them of whole ones"
+            )
+        if not x.isfinite().all():
+            raise ValueError(
+                f"the {name} is not finite in {int((~x.isfinite()).sum())} of {x.numel()} entries: "
+                "a certificate needs numbers"
+            )
 
 
 def gap_of(
@@ -134,7 +163,7 @@ def _bounds(norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor) -> 
     if isinstance(norm, Spectral) and isinstance(manifold, Stiefel):
         radius = norm.unit_radius(weight.shape)
         yield radius * stiefel_dual_bound(weight / manifold.radius, tangent)
-    if is_hyperplane(norm, manifold):
+    if is_hyperplane(norm, manifold, weight.shape):
         yield least_bound(norm, manifold, weight, tangent, ROOT_ROUNDS)
     else:
         rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, BUDGET // max(1, weight.numel())))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache, singledispatch
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from modula.duality.program import Line, Slots, line
+from modula.duality.program import STATISTICS, Line, Slots, line
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.base import Blocks
 from modula.norms.coordinates import Inverse, LinearChain, LinearMap, OnBlocks
 from modula.norms.metric import First, Metric
+
+MEASURED = ("gradient", "query", *STATISTICS)
 
 
 class Build(Protocol):
@@ -170,6 +173,20 @@ def describe(metric: Metric, shape: Shape) -> str:
 @describe.register
 def _(metric: First, shape: Shape) -> str:
     return f"first {describe(metric.metric, shape)}; no descent guarantee"
+
+
+def check_statistics(metric: Any) -> None:
+    """Raise ValueError for a statistic that nothing measures: the metric would never learn."""
+    for field in ("statistic", "inputs", "outputs"):
+        name = getattr(metric, field, "")
+        if name and name not in MEASURED:
+            (near,) = get_close_matches(name, MEASURED, n=1, cutoff=0.0)
+            raise ValueError(
+                f"{metric} has {field}={name!r}, which nothing measures: the nearest is {near!r}"
+            )
+    for inside in ("metric", "kronecker"):
+        if hasattr(metric, inside):
+            check_statistics(getattr(metric, inside))
 
 
 def with_cost_of(each: Line, shape: Shape) -> Line:

@@ -9,6 +9,7 @@ from modula.duality.program import MEAN_SQUARE, Line, Live, line
 from modula.duality.rules import Derived, Setting
 from modula.kernels import apply, decay
 from modula.kernels.op import Shape
+from modula.norms.kinds import check_fields
 from modula.norms.metric import Diagonal
 
 
@@ -22,6 +23,7 @@ class Decay(ABC):
     rate: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.rate < float("inf"):
             raise ValueError(f"weight_decay must be zero or positive, and finite; got {self.rate}")
 
@@ -101,6 +103,7 @@ class Independent(Decay):
     fan_in: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         if not self.peak > 0 or (self.fan_in is not None and self.fan_in < 1):
             raise ValueError(f"Independent needs a positive peak and fan_in; got {self}")

@@ -23,6 +23,7 @@ from modula.duality.work import cost_of_projections
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape
 from modula.manifolds.base import Manifold
+from modula.manifolds.implicit import Implicit
 from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.manifolds.sphere import Sphere
 from modula.norms.base import Norm
@@ -31,17 +32,21 @@ from modula.norms.vector import L2
 ROUNDS = 12  # the gap is then below 1e-5, see the tests
 SEARCHES = 3  # ways to choose the next point, taken in turn
 
-HYPERPLANES = (Sphere, SpectralSphere)  # W itself is never tangent: it changes the sphere's norm
 
-
-def is_hyperplane(norm: Norm, manifold: Manifold) -> bool:
+def is_hyperplane(norm: Norm, manifold: Manifold, shape: Shape) -> bool:
     """Whether each weight that the norm measures has one linear constraint on its tangents."""
-    return isinstance(manifold, HYPERPLANES) and norm.ndim == manifold.ndim
+    if norm.ndim != manifold.ndim:
+        return False
+    if isinstance(manifold, Implicit):
+        return manifold.is_hypersurface(tuple(shape))
+    return isinstance(manifold, Sphere | SpectralSphere)
 
 
 def normal_of(manifold: Manifold, weight: Tensor) -> Tensor:
-    """The unit normal of a hyperplane of tangents, outwards."""
-    return L2(manifold.ndim).duality_map(weight - manifold.to_tangent(weight, weight))
+    """The unit normal of a hyperplane of tangents: L* 1 / ||L* 1||, of their constraint L."""
+    constraint = manifold.tangent_constraint(weight)
+    normal = constraint.adjoint(torch.ones_like(constraint.of(weight)))
+    return L2(manifold.ndim).duality_map(normal)
 
 
 @dataclass(frozen=True)
@@ -141,10 +146,11 @@ def hyperplane_op(norm: Norm, manifold: Manifold) -> Op:
     return Op(f"hyperplane[{norm}, {manifold}]", hyperplane, cost_of_projections(norm, ROUNDS + 2))
 
 
-def _has_root(setting: Setting) -> bool:
-    return is_hyperplane(setting.norm, setting.manifold)
+def _has_root(setting: Setting, shape: Shape) -> bool:
+    return is_hyperplane(setting.norm, setting.manifold, shape)
 
 
+@derives(Norm, Implicit, when=_has_root)
 @derives(Norm, SpectralSphere, when=_has_root)
 @derives(Norm, Sphere, when=_has_root)
 def hyperplane_root(setting: Setting, shape: Shape) -> Derived:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from modula.duality.program import Line, Live, line
 from modula.kernels import apply
 from modula.kernels.op import Op
+from modula.norms.kinds import check_fields
 
 
 def _check_beta(beta: float) -> None:
@@ -15,16 +17,11 @@ def _check_beta(beta: float) -> None:
         raise ValueError(f"a momentum coefficient must be in [0, 1); got {beta}")
 
 
-def _followed(beta: float, nesterov: bool, advance: Op, look_ahead: Op) -> tuple[Line, ...]:
-    """Lines that advance the average and, with Nesterov, look one gradient further."""
-    live = Live("momentum", beta)
-    advanced = line("momentum", advance, "momentum", "gradient", beta=live)
-    ahead = line("query", look_ahead, "gradient", "momentum", beta=live)
-    return (advanced, ahead) if nesterov else (advanced,)
-
-
 class Momentum(ABC):
     """Which average of the gradients is followed."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     @abstractmethod
@@ -100,6 +97,7 @@ class Unbiased(Momentum):
     beta: float = 0.9
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self.beta)
 
     @property
@@ -115,13 +113,17 @@ class Unbiased(Momentum):
 
 
 @dataclass(frozen=True)
-class Average(Momentum):
-    """m <- beta m + (1 - beta) g, followed; with nesterov, beta m + (1 - beta) g once more."""
+class _Followed(Momentum):
+    """An average that is followed; with nesterov, one gradient further on."""
 
-    beta: float = 0.95
+    beta: float
     nesterov: bool = False
 
+    advance: ClassVar[Op]
+    look_ahead: ClassVar[Op]
+
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self.beta)
 
     @property
@@ -129,25 +131,28 @@ class Average(Momentum):
         return "query" if self.nesterov else "momentum"
 
     def lines(self) -> tuple[Line, ...]:
-        return _followed(self.beta, self.nesterov, apply.average, apply.blend)
+        live = Live("momentum", self.beta)
+        advanced = line("momentum", self.advance, "momentum", "gradient", beta=live)
+        ahead = line("query", self.look_ahead, "gradient", "momentum", beta=live)
+        return (advanced, ahead) if self.nesterov else (advanced,)
 
 
 @dataclass(frozen=True)
-class HeavyBall(Momentum):
+class Average(_Followed):
+    """m <- beta m + (1 - beta) g, followed; with nesterov, beta m + (1 - beta) g once more."""
+
+    beta: float = 0.95
+
+    advance, look_ahead = apply.average, apply.blend
+
+
+@dataclass(frozen=True)
+class HeavyBall(_Followed):
     """m <- beta m + g, followed; with nesterov, g + beta m."""
 
     beta: float = 0.9
-    nesterov: bool = False
 
-    def __post_init__(self) -> None:
-        _check_beta(self.beta)
-
-    @property
-    def query(self) -> str:
-        return "query" if self.nesterov else "momentum"
-
-    def lines(self) -> tuple[Line, ...]:
-        return _followed(self.beta, self.nesterov, apply.accumulate, apply.lookahead)
+    advance, look_ahead = apply.accumulate, apply.lookahead
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,7 @@ class QueryStore(Momentum):
     store: float = 0.99
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self.ask)
         _check_beta(self.store)
 

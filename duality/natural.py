@@ -15,7 +15,7 @@ from modula.duality.potential import Sharp, Unit, Within
 from modula.duality.program import Line, line
 from modula.duality.projections import onto_ball
 from modula.duality.rules import Derived, Measured, Setting, derive, derives
-from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.tangent import tangent_line, way_back
 from modula.duality.unconstrained import view_ops
 from modula.duality.work import cost_of_projections, cost_of_rounds
 from modula.kernels.op import Op, Shape
@@ -211,7 +211,7 @@ def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: 
             line("direction", op, "weight", read, *measured.reads),
             *composer.observing(found.after),
         ),
-        after=(line("weight", retract_op(setting.manifold), "weight"),),
+        after=way_back(setting.manifold),
         slots=found.slots,
         measured=measured,
     )
@@ -223,7 +223,7 @@ def _solver_op(norm: Norm, manifold: Manifold, measured: Measured) -> Op:
         known = measured.norm(tensors)
         if isinstance(manifold, Region):
             return steepest_in_region(known, manifold, weight, gradient)
-        if is_hyperplane(norm, manifold):
+        if is_hyperplane(norm, manifold, weight.shape):
             return steepest(known, manifold, weight, gradient)
         return steepest_tangent(known, manifold, weight, gradient)
 

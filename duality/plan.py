@@ -15,16 +15,17 @@ from rich.table import Table
 from modula.duality.coordinates import describe
 from modula.duality.decay import Decay, as_decay, has_decay
 from modula.duality.explain import known_as
-from modula.duality.program import Line, Program, line
+from modula.duality.program import POINT, Line, Program, line
 from modula.duality.proposal import proposed
 from modula.duality.rotations import chart_shape, rotating
 from modula.duality.rules import Derived, Setting, rule_name
-from modula.duality.scalers import Scaler
+from modula.duality.scalers import Graft, Scaler
 from modula.kernels import apply
 from modula.kernels.op import Shape
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.rotations import Rotations
+from modula.norms.kinds import check_fields
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ class Declaration:
     scalers: tuple[Scaler, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         decay = as_decay(self.weight_decay)  # refuses what is no rate
         if decay is not None:
             decay.check(self.setting)
         kinds = [type(scaler).__name__ for scaler in self.scalers]
         if len({*kinds}) < len(kinds):
             raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether squares of the gradient are averaged."""
+        grafts = [each.setting for each in self.scalers if isinstance(each, Graft)]
+        return any(setting.metric is not None for setting in (self.setting, *grafts))
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
     return Program(
         proposal=_counting(derived.lines),
         update=(
+            *((line(POINT, apply.copy, "weight"),) if _looks_back(derived) else ()),
             *((shrink,) if shrink else ()),
             line("weight", apply.step, "weight", derived.direction, "lr", scale=scale),
             *derived.after,
@@ -106,6 +115,10 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
         slots=derived.slots,
         draw=derived.draw,
     )
+
+
+def _looks_back(derived: Derived) -> bool:
+    return any(POINT in each.reads for each in derived.after)
 
 
 def _with_decayed_gradient(
@@ -126,11 +139,11 @@ def _rotations(setting: Setting) -> Rotations | None:
     return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
 
 
-def rule_of(setting: Setting) -> str:
+def rule_of(setting: Setting, shape: Shape) -> str:
     """The name of the rule that derives a weight's direction, as the plan prints it."""
     if _rotations(setting) is None:
-        return rule_name(setting)
-    return f"{rule_name(replace(setting, manifold=Euclidean()))}, rotating"
+        return rule_name(setting, shape)
+    return f"{rule_name(replace(setting, manifold=Euclidean()), shape)}, rotating"
 
 
 def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
@@ -157,7 +170,7 @@ def row_of(
         momentum=str(setting.momentum),
         scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
-        rule=rule_of(setting),
+        rule=rule_of(setting, shape),
         known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
         program=program,
         twin="plain",

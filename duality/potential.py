@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modula.norms.base import Norm
+from modula.norms.kinds import check_fields
 
 
 class Potential(ABC):
@@ -37,6 +38,7 @@ class Clip(Potential):
     rho: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.rho > 0:
             raise ValueError(f"Clip(rho) needs a positive rho; got {self.rho}")
 
@@ -61,6 +63,7 @@ class ShortStep(Potential):
     rho: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.rho > 0:
             raise ValueError(f"ShortStep(rho) needs a positive rho; got {self.rho}")
 
@@ -80,5 +83,6 @@ class Within(Potential):
     radius: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.radius > 0:
             raise ValueError(f"Within(norm, radius) needs a positive radius; got {self.radius}")

@@ -12,6 +12,7 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape
 
 MEAN_SQUARE = "mean_square"  # of all weights' second moments, known once all directions are
+POINT = "point"  # where the weight was before the step: for lines after it
 INPUTS = ("weight", "gradient", "lr", MEAN_SQUARE)
 ROUNDINGS = "roundings"  # steps in which state was rounded at random
 # State that the host counts: read without waiting for a device.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modula.duality.program import Line, Program, Slot, line
+from modula.kernels.apply import copy
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.manifolds.rotations import Rotations
 
@@ -43,7 +44,7 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
     shuffle, pull_back, turn = rotation_ops(rotations, tuple(shape))
     merge = (
         line("order", shuffle, "order", "step"),
-        line("base", _copy, "weight"),
+        line("base", copy, "weight"),
         *(line(name, reset_op(slot), name) for name, slot in slots.items()),
     )
     return Program(
@@ -107,10 +108,3 @@ def reset_op(slot: Slot) -> Op:
         return [reset(x) for x in xs]
 
     return Op("reset", reset, elementwise_cost(0, 1), foreach=reset_foreach)
-
-
-def _clone(x: Tensor) -> Tensor:
-    return x.clone()
-
-
-_copy = Op("copy", _clone, elementwise_cost(0, 2))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from modula.duality.coordinates import check_statistics
 from modula.duality.momentum import Momentum, NoMomentum
 from modula.duality.potential import Potential, Unit
 from modula.duality.program import Line, Program, Slots
@@ -14,6 +15,7 @@ from modula.kernels.op import Shape
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.base import Norm
+from modula.norms.kinds import check_fields
 from modula.norms.metric import Metric
 
 
@@ -26,6 +28,9 @@ class Setting:
     metric: Metric | None = None
     potential: Potential = Unit()
     momentum: Momentum = NoMomentum()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def types(self) -> Key:
         """The types that dispatch looks at."""
@@ -75,7 +80,7 @@ class Derived:
 
 Key = tuple[type, type, type, type]
 Rule = Callable[[Setting, Shape], Derived]
-Condition = Callable[[Setting], bool]
+Condition = Callable[[Setting, Shape], bool]
 
 _RULES: dict[Key, Rule] = {}
 _CONDITIONS: dict[Key, Condition] = {}
@@ -90,11 +95,11 @@ def derives(
     manifold: type[Manifold] = Euclidean,
     metric: type[Metric] | None = None,
     potential: type[Potential] = Unit,
-    when: Condition = lambda setting: True,
+    when: Condition = lambda setting, shape: True,
 ) -> Callable[[Rule], Rule]:
     """Register the decorated function for these types and their subclasses.
 
-    Where `when(setting)` is false the rule is passed over, and the next nearest one is asked.
+    Where `when(setting, shape)` is false the rule is passed over, and the next nearest is asked.
     """
     key = (norm, manifold, type(None) if metric is None else metric, potential)
 
@@ -108,11 +113,11 @@ def derives(
     return register
 
 
-def rule_for(setting: Setting) -> Rule | None:
+def rule_for(setting: Setting, shape: Shape) -> Rule | None:
     """The registered rule nearest to the setting's types: norm first, then manifold."""
     have = setting.types()
     fits = [key for key in _RULES if all(issubclass(h, k) for h, k in zip(have, key, strict=True))]
-    fits = [key for key in fits if _CONDITIONS[key](setting)]
+    fits = [key for key in fits if _CONDITIONS[key](setting, shape)]
     if not fits:
         return None
 
@@ -129,15 +134,16 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
     """
     setting.manifold.check_shape(tuple(shape))
     setting.norm.check_shape(tuple(shape))
-    rule = rule_for(setting)
+    check_statistics(setting.metric)
+    rule = rule_for(setting, shape)
     if rule is None:
         raise NoRule(_no_rule(name, setting, shape))
     return rule(setting, shape)
 
 
-def rule_name(setting: Setting) -> str:
+def rule_name(setting: Setting, shape: Shape) -> str:
     """The name of the rule that `derive` would use, as the plan prints it."""
-    rule = rule_for(setting)
+    rule = rule_for(setting, shape)
     return "none" if rule is None else rule.__name__
 
 

@@ -14,6 +14,7 @@ from modula.kernels import apply, length
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Shape
 from modula.manifolds.euclidean import Euclidean
+from modula.norms.kinds import check_fields
 
 
 class Scaler(ABC):
@@ -23,6 +24,9 @@ class Scaler(ABC):
 
     turns  whether the direction changes, not only its length
     """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     turns: ClassVar[bool] = True
 
@@ -63,6 +67,7 @@ class MatchRMS(Scaler):
     rms: float = 0.2
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.rms > 0:
             raise ValueError(f"MatchRMS needs a positive rms; got {self.rms}")
 
@@ -83,6 +88,7 @@ class LimitRMS(Scaler):
     limit: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.limit > 0:
             raise ValueError(f"LimitRMS needs a positive limit; got {self.limit}")
 
@@ -108,6 +114,7 @@ class RowMoments(Scaler):
     beta: float = 0.95
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self, self.beta)
 
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
@@ -136,6 +143,7 @@ class EntryMoments(Scaler):
     beta: float = 0.95
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_beta(self, self.beta)
 
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:

@@ -9,7 +9,7 @@ from torch import Tensor
 from modula.duality.hyperplane import ROUNDS, steepest
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
-from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.tangent import tangent_line, way_back
 from modula.duality.work import cost_of_projections
 from modula.kernels.normalise import normalise_columns, normalise_rows
 from modula.kernels.op import Op, Shape, elementwise_cost
@@ -55,29 +55,37 @@ def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:
     return Derived(
         (tangent_line(setting.manifold, shape), direction),
         scale=scale,
-        after=(line("weight", retract_op(setting.manifold), "weight"),),
+        after=way_back(setting.manifold),
     )
 
 
-@derives(Rows, Oblique, when=lambda setting: cast(Oblique, setting.manifold).axis == "rows")
+def _along_rows(setting: Setting, shape: Shape) -> bool:
+    return cast(Oblique, setting.manifold).axis == "rows"
+
+
+def _along_columns(setting: Setting, shape: Shape) -> bool:
+    return cast(Oblique, setting.manifold).axis == "columns"
+
+
+@derives(Rows, Oblique, when=_along_rows)
 def oblique_rows(setting: Setting, shape: Shape) -> Derived:
     """Each row turns on its own sphere."""
     return _separable(setting, shape, cast(Rows, setting.norm).vector)
 
 
-@derives(Columns, Oblique, when=lambda setting: cast(Oblique, setting.manifold).axis == "columns")
+@derives(Columns, Oblique, when=_along_columns)
 def oblique_columns(setting: Setting, shape: Shape) -> Derived:
     """Each column turns on its own sphere."""
     return _separable(setting, shape, cast(Columns, setting.norm).vector)
 
 
-@derives(Max, Oblique, when=lambda setting: setting.norm.ndim == 2)
+@derives(Max, Oblique, when=lambda setting, shape: setting.norm.ndim == 2)
 def oblique_entries(setting: Setting, shape: Shape) -> Derived:
     """The largest entry is the largest of any row or column: each turns on its own sphere."""
     return _separable(setting, shape, Max())
 
 
-@derives(L1, Oblique, when=lambda setting: setting.norm.ndim == 2)
+@derives(L1, Oblique, when=lambda setting, shape: setting.norm.ndim == 2)
 def oblique_alone(setting: Setting, shape: Shape) -> Derived:
     """All of a sum goes where it gains most: one row or column turns on its own sphere."""
     turned = _separable(setting, shape, L1())

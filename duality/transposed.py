@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import Tensor
 
-from modula.duality.program import Line, line
+from modula.duality.program import POINT, Line, line
 from modula.duality.rules import Derived, Setting, derive, derives
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.transposed import Transposed
@@ -19,7 +19,7 @@ def _mT(x: Tensor) -> Tensor:
 
 transpose = Op("transpose", _mT, elementwise_cost(0, 2))
 
-_TURNED = ("weight", "query", "direction", "tangent")
+_TURNED = ("weight", "query", "direction", "tangent", POINT)
 
 
 def _transposed(setting: Setting, shape: Shape, flipped: Setting) -> Derived:
@@ -31,9 +31,10 @@ def _transposed(setting: Setting, shape: Shape, flipped: Setting) -> Derived:
     def inside(each: Line) -> Line:
         return replace(each.renamed(names), shape=each.shape or tall)
 
+    read = {name for each in inner.after for name in each.reads}
     after = (
         (
-            line("weight_T", transpose, "weight"),
+            *(line(names[n], transpose, n) for n in ("weight", POINT) if n in read),
             *map(inside, inner.after),
             line("weight", transpose, "weight_T"),
         )
@@ -64,7 +65,7 @@ def transposed_spectral(setting: Setting, shape: Shape) -> Derived:
 
 
 @derives(EuclideanLength, Transposed)
-@derives(VectorNorm, Transposed, when=lambda setting: setting.norm.ndim == 2)
+@derives(VectorNorm, Transposed, when=lambda setting, shape: setting.norm.ndim == 2)
 def transposed_entries(setting: Setting, shape: Shape) -> Derived:
     """A norm of all entries does not see the transpose."""
     manifold = cast(Transposed, setting.manifold)

@@ -24,6 +24,7 @@ from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Blocks, Norm, Scaled
+from modula.norms.over_blocks import OverBlocks
 from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import SingularValueNorm
 
@@ -65,6 +66,11 @@ def _(target: Scaled | NormBall, shape: Shape, itemsize: int) -> Cost:
 def _(target: Blocks, shape: Shape, itemsize: int) -> Cost:
     block = target.block_shape(tuple(shape))
     return of_projection(target.norm, (prod(shape) // prod(block), *block), itemsize)
+
+
+@of_projection.register
+def _(target: OverBlocks, shape: Shape, itemsize: int) -> Cost:
+    return of_projection(target.blocks, shape, itemsize)
 
 
 @of_projection.register

@@ -5,13 +5,13 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from modula.norms import L1, L2, Frobenius, Max, Nuclear, Spectral
+from modula.norms import L1, L2, Elementwise, Frobenius, InCoordinates, Max, Nuclear, Spectral
 
-NORMS = L1(), L2(), Max(), L2(), Nuclear(), Frobenius(), Spectral(), 1.41 * Max(ndim=2)
+NORMS = L1(), L2(), Max(), InCoordinates(L2(), Elementwise(torch.tensor([0.7, 1.4])))
+NORMS += Nuclear(), Frobenius(), Spectral(), 1.41 * Max(ndim=2)
 STEPS = "coordinate", "gradient", "sign", "scaled", "rank-one", "gradient", "Muon: spectral", "sign"
 RIGHT, UP = [[0.372, -0.601], [-0.601, -0.372]], [[0.491, -0.113], [-0.113, 0.856]]
-SPACE = torch.tensor([RIGHT, UP, [[0.788, 0.354], [0.354, -0.358]]])  # third: to the eye
-BASES = 3 * [torch.eye(3, 2)] + [torch.eye(3, 2) * torch.tensor([1.4, 0.7])] + 4 * [SPACE]
+BASES = 4 * [torch.eye(3, 2)] + 4 * [torch.tensor([RIGHT, UP, [[0.788, 0.354], [0.354, -0.358]]])]
 
 
 def draw(axis, norm, basis, u: float, v: float, colors: str) -> None:
@@ -56,4 +56,4 @@ def main(steps: int = 48, gif: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(steps=24, gif=True)
+    main(gif=True)

@@ -126,6 +126,16 @@ def count_foreach_(steps: Tensors) -> Tensors:
     return steps
 
 
+def copy_plain(x: Tensor) -> Tensor:
+    """x, in memory of its own."""
+    return x.clone()
+
+
+def copy_foreach(xs: Tensors) -> Tensors:
+    """copy_plain over lists."""
+    return [x.clone() for x in xs]
+
+
 def sign_plain(x: Tensor) -> Tensor:
     """-1, 0 or 1, entry by entry."""
     return x.sign()
@@ -178,6 +188,7 @@ average_square = _elementwise(
 blend = _elementwise("blend", blend_plain, blend_foreach, flops=3, passes=3)
 lookahead = _elementwise("lookahead", lookahead_plain, lookahead_foreach, flops=2, passes=3)
 count = _elementwise("count", count_plain, count_foreach_, flops=0, passes=0, writes_first=True)
+copy = _elementwise("copy", copy_plain, copy_foreach, flops=0, passes=2)
 sign = _elementwise("sign", sign_plain, sign_foreach, flops=1, passes=2)
 decay = _elementwise("decay", decay_plain, decay_foreach_, flops=1, passes=2, writes_first=True)
 step = _elementwise("step", step_plain, step_foreach_, flops=2, passes=3, writes_first=True)

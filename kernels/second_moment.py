@@ -76,8 +76,13 @@ def average_gram_plain(
     unbiased: bool,
     kind: Pattern,
 ) -> Tensor:
-    """The average of share * mat_i(x) mat_i(x)^T, a sample further, as much as is kept of it."""
+    """The average of share * mat_i(x) mat_i(x)^T, a sample further, as much as is kept of it.
+
+    Where that overflows, as where x was seen through tiny roots, it is no sample.
+    """
     new = moment(x, kind, dim=dim, ndim=ndim, share=share)
+    usable = entries(new, seen).isfinite().all(-1)
+    new = new.where(usable[(..., *(None,) * (new.ndim - seen.ndim))], 0.0)
     return average_moment(factor, new, seen, beta=beta, unbiased=unbiased)
 
 

@@ -1,6 +1,7 @@
-r"""Manifold Muon's direction by ADMM: for weights between square and twice as tall as wide.
+r"""Manifold Muon's direction by ADMM: any shape, and as near to the best as rounds are paid for.
 
-ADMM splits the two constraints, sigma_max(A) <= 1 and W^T A + A^T W = 0:
+What stiefel_map is compared with, in the tests and in benchmarks/manifold_muon.py.  ADMM splits the
+two constraints, sigma_max(A) <= 1 and W^T A + A^T W = 0:
 
     M  = T + W sym(W^T (Omega - A / rho))                  T = tangent part of G, unit rms sigma
     A' = clip(A + rho (relaxation M + (1 - relaxation) Omega))      sigma -> min(sigma, 1)

@@ -6,8 +6,7 @@ W: (..., m, n) with m >= n and W^T W = r^2 I. The tangent space of radius r is t
 at W / r, and r is read off W itself, so no radius has to be given. By shape:
 
     m = n          W polar(W^T G - G^T W): the closed form, for W^T A has to be skew
-    m >= 2 n       two parts, along W and normal to it, without iterating: see stiefel_split
-    in between     the part normal to W has not n dimensions of its own: ADMM, see stiefel_admm
+    m > n          two parts, along W and normal to it, without iterating: see stiefel_split
 
 Every result is feasible; how near it is to the steepest one is for a certificate to say.
 
@@ -23,9 +22,7 @@ from torch import Tensor
 from modula.kernels.gram import one_by_one
 from modula.kernels.op import Cost, Locality, Op, Shape, check_matrix
 from modula.kernels.polar import polar
-from modula.kernels.spectral_bound import spectral_bound
-from modula.kernels.spectral_clip import spectral_clip
-from modula.kernels.stiefel_admm import ITERATIONS, POLAR, admm_direction
+from modula.kernels.stiefel_admm import POLAR
 from modula.kernels.stiefel_split import split_direction
 
 NOISE = 32.0  # a tangent part below this many roundings of G is no direction at all
@@ -47,14 +44,22 @@ def stiefel_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
 
 def _direction(w: Tensor, g: Tensor) -> Tensor:
     m, n = w.shape[-2:]
+    radius, noise = radius_and_noise(w)
+    if m == n:
+        return _turn(w, g, radius, noise)
+    return split_direction(w, g, radius, noise)
+
+
+def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
+    """r of W^T W = r^2 I, and the share of G below which a tangent part is none: (..., 1, 1).
+
+    That part is then made by rounding, or by W's distance from the manifold.
+    """
     lengths = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
     radius = (lengths**2).mean(-1, keepdim=True).sqrt()
     radius = torch.where(radius > 0, radius, 1.0)
     drift = ((lengths / radius) ** 2 - 1).abs().amax(-1, keepdim=True)
-    noise = torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(g.dtype).eps)
-    if m == n:
-        return _turn(w, g, radius, noise)
-    return (split_direction if m >= 2 * n else admm_direction)(w, g, radius, noise)
+    return radius, torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(w.dtype).eps)
 
 
 def _turn(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
@@ -89,14 +94,9 @@ def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
     passes = 8.0 * m * n * itemsize  # reads and writes of an m x n matrix around each product
     if m == n:
         return _times(batch, polar.cost((n, n), itemsize, **POLAR) + Cost(4.0 * n**3, passes))
-    if m >= 2 * n:
-        # Five products with a tall matrix, and of small ones: an eigendecomposition (9 n^3), ten.
-        return _times(batch, Cost(10.0 * m * n**2 + 29.0 * n**3, passes))
-    clipping = spectral_clip.cost((m, n), itemsize, high=1.0, **POLAR)
-    one_round = clipping + Cost(4.0 * m * n**2, passes)
-    tall = polar.cost((m, n), itemsize, **POLAR)
-    ends = tall + spectral_bound.cost((m, n), itemsize) + Cost(12.0 * m * n**2, passes)
-    return _times(batch, ends + _times(ITERATIONS, one_round))
+    # Products with a tall matrix; of small ones eigendecompositions (9 n^3) and products.
+    tall, small = (5, 9 * 1 + 2 * 9) if m >= 2 * n else (7, 9 * 3 + 2 * 11)
+    return _times(batch, Cost(2.0 * tall * m * n**2 + float(small) * n**3, passes))
 
 
 def _times(count: int, cost: Cost) -> Cost:

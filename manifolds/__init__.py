@@ -10,7 +10,7 @@ from modula.manifolds.affine_invariant import (
     factor_step,
     geodesic,
 )
-from modula.manifolds.base import Manifold
+from modula.manifolds.base import Manifold, TangentConstraint
 from modula.manifolds.beta import Beta
 from modula.manifolds.categorical import Categorical
 from modula.manifolds.euclidean import Euclidean
@@ -58,6 +58,7 @@ __all__ = [
     "SpectralSphere",
     "Sphere",
     "Stiefel",
+    "TangentConstraint",
     "Transposed",
     "UnitConditionNumber",
     "affine_inner",

@@ -2,20 +2,44 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields
-from functools import partial
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TangentConstraint:
+    """What makes a vector v tangent at one point: L v = 0, for a linear map L; and its adjoint L*.
+
+        <L v, y> == <v, L* y>   for all v and y;  every L* y is normal to the manifold
+
+    of        v -> L v
+    adjoint   y -> L* y
+    nearest   v -> the normal vector nearest to v; left out, L* L v, which it is where L L* = 1
+
+    Source: Boyd and Vandenberghe 2004, Convex Optimization, 5.1: y is a Lagrange multiplier.
+    """
+
+    of: Map
+    adjoint: Map
+    nearest: Map | None = None
+
+    def normal_part(self, v: Tensor) -> Tensor:
+        """The normal vector nearest to v: what to_tangent takes away."""
+        return self.adjoint(self.of(v)) if self.nearest is None else self.nearest(v)
 
 
 class Manifold(ABC):
     """Where a weight is allowed to live: the last `ndim` dims; any dims before them are a batch.
 
-    Laws, checked for every subclass by tests/laws/test_manifold_laws.py:
+    Laws, checked for every subclass by tests/laws/test_manifold_laws.py and test_tangent_laws.py:
         residual(project(x)) == 0, residual(retract(x, v)) == 0, residual(sample(shape)) == 0
         to_tangent(x, to_tangent(x, v)) == to_tangent(x, v), orthogonal to what it removes
         tangent_projector(x)(v) == to_tangent(x, v), to the bit
+        L to_tangent(x, v) == 0 and to_tangent(x, L* y) == 0, for the tangent constraint L at x
         retract(x, t v) == x + t v + O(t^2) for every tangent v
         transport(x, y, v) is tangent at y, and transport(x, x, v) == v for every tangent v
         a point stays where it is: project(x) == x and retract(x, 0) == x
@@ -39,12 +63,22 @@ class Manifold(ABC):
         """Nearest point of the manifold, in Frobenius distance."""
 
     @abstractmethod
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        """L and L* at x, for vectors of float32 or wider; a batch of points has one of L v each."""
+
+    def tangent_projector(self, x: Tensor) -> Map:
+        """v -> to_tangent(x, v), for many v at one x: what x alone decides is computed once."""
+        constraint = self.tangent_constraint(x)
+
+        def to_tangent(v: Tensor) -> Tensor:
+            (vector,) = in_working_dtype(v)
+            return (vector - constraint.normal_part(vector)).to(v.dtype)
+
+        return to_tangent
+
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """The part of v that stays on the manifold to first order: its orthogonal projection."""
-
-    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """v -> to_tangent(x, v), for many v at one x: what x alone decides is computed once."""
-        return partial(self.to_tangent, x)
+        return self.tangent_projector(x)(v)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         """Follow the tangent v from x, ending on the manifold: at the point nearest to x + v."""
@@ -82,6 +116,16 @@ class Manifold(ABC):
         given = ((f.name, getattr(self, f.name), f.default) for f in fields(self))  # type: ignore[arg-type]
         arguments = (f"{name}={value!r}" for name, value, default in given if value != default)
         return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+def along(normal: Tensor, dims: tuple[int, ...]) -> TangentConstraint:
+    """L v = <n, v> over `dims`, which are kept, and L* y = y n, for a normal n of length one."""
+    return TangentConstraint(lambda v: (normal * v).sum(dims, keepdim=True), lambda y: normal * y)
+
+
+def symmetric(x: Tensor) -> Tensor:
+    """sym(x) = (x + x^T) / 2"""
+    return (x + x.mT) / 2
 
 
 def check_radius(manifold: str, radius: float) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold
+from modula.manifolds.base import Manifold, TangentConstraint
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,6 +27,10 @@ class Euclidean(Manifold):
 
     def project(self, x: Tensor) -> Tensor:
         return x
+
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        """L = 0"""
+        return TangentConstraint(torch.zeros_like, torch.zeros_like, nearest=torch.zeros_like)
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return v

@@ -1,13 +1,12 @@
 """A manifold given by one function."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype
 from modula.manifolds.jacobian import Function, Jacobian, length, ratio
 
 MOST_STEPS = 100  # of Gauss-Newton: each halves the distance from afar and squares it nearby
@@ -19,6 +18,7 @@ class Implicit(Manifold):
     r"""{ w : constraint(w) = 0 },  constraint: one point of `ndim` dims -> a tensor of any shape.
 
         J = d constraint / d w, never formed: only products with it and with its transpose
+        L v = J v,  L* y = J^T y
         to_tangent(w, v) = v - J^+ J v
         project(w): w <- w - J^+ constraint(w) until w stays (Gauss-Newton)
         retract(w, v) = project(w + v), of second order
@@ -49,6 +49,14 @@ class Implicit(Manifold):
         if self.ndim < 1:
             raise ValueError(f"Implicit needs ndim >= 1 trailing dims, got {self.ndim}: use ndim=2")
 
+    def is_hypersurface(self, shape: tuple[int, ...]) -> bool:
+        """Whether the constraint is one equation for each point of a weight of this shape."""
+        point = torch.ones(1, math.prod(shape[len(shape) - self.ndim :]))
+        try:
+            return self._flat(shape)(point).shape[1] == 1
+        except RuntimeError:  # it knows one device or precision only, and is not to be tried here
+            return False
+
     def residual(self, x: Tensor) -> Tensor:
         """|| constraint(x) ||_2"""
         (point,) = in_working_dtype(x)
@@ -65,21 +73,20 @@ class Implicit(Manifold):
         f = self._flat(x.shape)
         return self._gauss_newton(f, self._rows(point)).reshape(x.shape).to(x.dtype)
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.tangent_projector(x)(v)
-
-    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
         (point,) = in_working_dtype(x)
         if x.numel() == 0:
-            return torch.clone
+            return TangentConstraint(torch.clone, torch.clone)
         jacobian = Jacobian(self._flat(x.shape), self._rows(point))
 
-        def to_tangent(v: Tensor) -> Tensor:
-            (vector,) = in_working_dtype(v)
-            change = jacobian.times(self._rows(vector))
-            return (vector - jacobian.shortest_step(change).reshape(v.shape)).to(v.dtype)
+        def change(v: Tensor) -> Tensor:
+            return jacobian.times(self._rows(v))
 
-        return to_tangent
+        return TangentConstraint(
+            change,
+            lambda y: jacobian.transpose_times(y).reshape(x.shape),
+            nearest=lambda v: jacobian.shortest_step(change(v)).reshape(x.shape),
+        )
 
     @property
     def can_fail(self) -> bool:
@@ -89,10 +96,6 @@ class Implicit(Manifold):
         (point,) = in_working_dtype(x)
         if x.numel():
             self._check_landing(self._flat(x.shape), self._rows(point))
-
-    def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
-        return self.project(point + vector).to(x.dtype)
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """The projection of a standard normal point."""

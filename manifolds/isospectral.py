@@ -1,12 +1,11 @@
 """Matrices with given singular values."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, symmetric
 from modula.manifolds.region import slack
 from modula.manifolds.rotations import Rotations
 from modula.manifolds.singular import check_entries, scaled_svd
@@ -17,7 +16,8 @@ class Isospectral(Manifold):
     r"""{ R W0 P^T : R, P orthogonal },  W: (..., out, in): all with the singular values of W0.
 
         tangent at W: Omega_L W + W Omega_R,  Omega_L and Omega_R skew
-        to_tangent(W, V) = V - (1 - P_L) V (1 - P_R) - sum_g U_g sym(U_g^T V V_g) V_g^T
+        L V = (1 - P_L) V (1 - P_R) + sum_g U_g sym(U_g^T V V_g) V_g^T = L* V
+        to_tangent(W, V) = V - L V
 
     over the groups g of equal singular values > 0; P_L = U U^T and P_R project on their vectors.
 
@@ -70,10 +70,7 @@ class Isospectral(Manifold):
         self.check_shape(x.shape)
         return x if self.spectrum is None else self.retract(x, torch.zeros_like(x))
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.tangent_projector(x)(v)
-
-    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
         (point,) = in_working_dtype(x)
         u, s, vh = scaled_svd(point)
         s = self._values(s)
@@ -82,16 +79,14 @@ class Isospectral(Manifold):
         left, right = u * present[..., None, :], vh * present[..., :, None]
         equal = (s[..., :, None] - s[..., None, :]).abs() <= near[..., None]
 
-        def to_tangent(v: Tensor) -> Tensor:
-            (vector,) = in_working_dtype(v)
-            inner = left.mT @ vector
-            rest = vector - left @ inner
+        def normal_part(v: Tensor) -> Tensor:
+            inner = left.mT @ v
+            rest = v - left @ inner
             nowhere = rest - rest @ right.mT @ right
-            inner = inner @ right.mT
-            stretch = (inner + inner.mT) / 2 * equal
-            return (vector - nowhere - left @ stretch @ right).to(v.dtype)
+            stretch = symmetric(inner @ right.mT) * equal
+            return nowhere + left @ stretch @ right
 
-        return to_tangent
+        return TangentConstraint(normal_part, normal_part, nearest=normal_part)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)

@@ -1,13 +1,12 @@
 """The ball of any norm."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import check_radius, in_working_dtype
+from modula.manifolds.base import TangentConstraint, check_radius, in_working_dtype
 from modula.manifolds.region import Region, slack
 
 STEP = 6e-6  # in radii: eps^(1/3), where the curvature t^2 and the rounding eps / t are equal
@@ -34,7 +33,8 @@ class NormBall(Region):
         to_tangent(W, V) = lim (project(W + t V) - W) / t   for t -> 0 from above
 
     The limit is taken from two steps, t and t / 2, extrapolated, in float64: right to about
-    1e-9, and less where the ball bends sharply, as that of Nuclear does.
+    1e-9, and less where the ball bends sharply, as that of Nuclear does.  No L is known apart
+    from it: the tangent constraint is L = L* = 1, with the part of V that leads outwards.
 
     Weight decay of rate 1 / radius holds a weight in this ball without ever meeting the boundary:
     (1 - eta / radius) W - eta D, with ||D|| <= 1, lies in it for W in it and 0 <= eta <= radius.
@@ -71,13 +71,10 @@ class NormBall(Region):
         outwards = (1 + slack(x.dtype, working.dtype)) * x.double()
         return self.norm.project(outwards, self.radius)
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.tangent_projector(x)(v)
-
-    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
         point = self.settled(x)
 
-        def to_tangent(v: Tensor) -> Tensor:
+        def outwards(v: Tensor) -> Tensor:
             vector, step = v.double(), STEP * self.radius
             size = self.norm(vector)[(..., *(None,) * self.ndim)]
             unit = torch.where(size > 0, vector / size, 0.0)
@@ -85,9 +82,9 @@ class NormBall(Region):
                 (self.norm.project(point + t * unit, self.radius) - point) / t
                 for t in (step / 2, step)
             )
-            return (size * (2 * half - whole)).to(v.dtype)
+            return vector - size * (2 * half - whole)
 
-        return to_tangent
+        return TangentConstraint(torch.clone, torch.clone, nearest=outwards)
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """A standard normal point, its norm made uniform between zero and the radius."""

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold
+from modula.manifolds.base import Manifold, TangentConstraint
 
 Weights = Mapping[str, Tensor]
 
@@ -52,6 +52,11 @@ class Product:
     def project(self, x: Weights) -> dict[str, Tensor]:
         """Nearest point, in the root of the sum of squared Frobenius distances."""
         return self._each(lambda manifold, weight: manifold.project(weight), x)
+
+    def tangent_constraints(self, x: Weights) -> dict[str, TangentConstraint]:
+        """What makes each weight's part of a vector tangent."""
+        self._check_names(x)
+        return {name: manifold.tangent_constraint(x[name]) for name, manifold in self.parts}
 
     def to_tangent(self, x: Weights, v: Weights) -> dict[str, Tensor]:
         """The part of v that stays on the manifold to first order."""

@@ -16,6 +16,8 @@ class Region(Manifold):
 
         to_tangent(x, v) = the vector of K(x) nearest to v
 
+    and the tangent constraint says what L v may not be, instead of L v = 0: v is tangent where no
+    part of it is normal.
     Laws, for p = to_tangent(x, v), in place of those of a tangent space:
         <v - p, p> == 0,  and  <v - p, u> <= 0 for every u in K(x)
         to_tangent(x, c v) == c p for every c >= 0

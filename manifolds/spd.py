@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, symmetric
 
 
 @dataclass(frozen=True, repr=False)
 class SPD(Manifold):
     r"""{ W = W^T : every eigenvalue > 0 },  W: (..., n, n).
 
+        L V = (V - V^T) / 2 = L* V
         to_tangent(W, V) = (V + V^T) / 2
         project(W) = U max(Lambda, floor) U^T  of the symmetric part U Lambda U^T of W
         retract(W, V) = W + V + V W^-1 V / 2
@@ -45,7 +46,7 @@ class SPD(Manifold):
         (point,) = in_working_dtype(x)
         largest = point.abs().amax((-2, -1), keepdim=True)
         point = torch.where(largest == 0, point, point / largest)
-        negative = torch.linalg.eigvalsh(_symmetric(point)).clamp(max=0)
+        negative = torch.linalg.eigvalsh(symmetric(point)).clamp(max=0)
         skew = torch.linalg.matrix_norm((point - point.mT) / 2)
         size = torch.linalg.matrix_norm(point)
         distance = torch.hypot(skew, torch.linalg.vector_norm(negative, dim=-1))
@@ -54,19 +55,18 @@ class SPD(Manifold):
     def project(self, x: Tensor) -> Tensor:
         self.check_shape(x.shape)
         (point,) = in_working_dtype(x)
-        values, basis = torch.linalg.eigh(_symmetric(point))
+        values, basis = torch.linalg.eigh(symmetric(point))
         return self._compose(values.clamp(min=self.floor), basis).to(x.dtype)
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        _, vector = in_working_dtype(x, v)
-        return _symmetric(vector).to(v.dtype)
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        return TangentConstraint(_skew, _skew, nearest=_skew)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)
-        vector = _symmetric(vector)
-        values, basis = torch.linalg.eigh(_symmetric(point))
+        vector = symmetric(vector)
+        values, basis = torch.linalg.eigh(symmetric(point))
         lifted = values.clamp(min=self.floor)
-        point = _symmetric(point) + self._compose(lifted - values, basis)
+        point = symmetric(point) + self._compose(lifted - values, basis)
         root = lifted[..., None].rsqrt() * (basis.mT @ vector)  # root^T root = V W^-1 V
         return (point + vector + root.mT @ root / 2).to(x.dtype)
 
@@ -86,8 +86,8 @@ class SPD(Manifold):
 
     @staticmethod
     def _compose(values: Tensor, basis: Tensor) -> Tensor:
-        return _symmetric((basis * values[..., None, :]) @ basis.mT)
+        return symmetric((basis * values[..., None, :]) @ basis.mT)
 
 
-def _symmetric(x: Tensor) -> Tensor:
-    return (x + x.mT) / 2
+def _skew(x: Tensor) -> Tensor:
+    return (x - x.mT) / 2

@@ -1,13 +1,12 @@
 """Matrices whose singular values stay below a bound, or between two."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import check_radius, in_working_dtype
+from modula.manifolds.base import TangentConstraint, check_radius, in_working_dtype, symmetric
 from modula.manifolds.region import Region, slack
 from modula.manifolds.singular import check_entries, scaled_svd
 
@@ -18,6 +17,7 @@ class SingularValuesBetween(Region):
         project(W) = U clip(S, low, high) V^T   of   W = U S V^T
         K(W) = { A : sym(U_h^T A V_h) <= 0,  sym(U_l^T A V_l) >= 0 }, as quadratic forms, where
                U_h, V_h (U_l, V_l) are the singular vectors of the values at the upper (lower) bound
+        L A = sym(U^T A V) in the blocks of U_h, V_h and U_l, V_l;  L* Y = U Y V^T, likewise
         to_tangent(W, A) = A - U_h sym(U_h^T A V_h)_+ V_h^T - U_l sym(U_l^T A V_l)_- V_l^T
 
     A value counts as at the bound from a rounding of the weight's precision away.
@@ -54,29 +54,30 @@ class SingularValuesBetween(Region):
         s = torch.where(at_high, self.bounds[1], torch.where(at_low, self.bounds[0], s))
         return (u * s[..., None, :]) @ vh
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.tangent_projector(x)(v)
-
-    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
         (point,) = in_working_dtype(x)
         u, s, vh = scaled_svd(point)
-        at_low, at_high = self._at_bounds(s, slack(x.dtype, s.dtype))
+        low, high = (_block(at) for at in self._at_bounds(s, slack(x.dtype, s.dtype)))
 
-        def to_tangent(v: Tensor) -> Tensor:
-            (vector,) = in_working_dtype(v)
-            inner = u.mT @ vector @ vh.mT
-            growth = (inner + inner.mT) / 2
-            outwards = _positive_part(growth, at_high)
+        def growth(v: Tensor) -> Tensor:
+            return symmetric(u.mT @ v @ vh.mT) * (low | high)
+
+        def adjoint(y: Tensor) -> Tensor:
+            return u @ (symmetric(y) * (low | high)) @ vh
+
+        def outwards(v: Tensor) -> Tensor:
+            form = growth(v)
+            out = _positive_part(form * high)
             if self.bounds[0] > 0:
-                outwards = outwards - _positive_part(-growth, at_low)
-            return (vector - u @ outwards @ vh).to(v.dtype)
+                out = out - _positive_part(-form * low)
+            return u @ out @ vh
 
-        return to_tangent
+        return TangentConstraint(growth, adjoint, nearest=outwards)
 
     def _at_bounds(self, s: Tensor, near: float) -> tuple[Tensor, Tensor]:
-        """Which singular values are at the lower, and which at the upper bound."""
+        """Which singular values are at the lower, if it is not 0, and at the upper bound."""
         low, high = self.bounds
-        return s <= low * (1 + near), s >= high * (1 - near)
+        return (s <= low * (1 + near)) & (low > 0), s >= high * (1 - near)
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Singular vectors uniform (Haar), singular values uniform between the bounds."""
@@ -140,8 +141,12 @@ class SpectralBand(SingularValuesBetween):
         return self.low, self.high
 
 
-def _positive_part(form: Tensor, at_bound: Tensor) -> Tensor:
-    """The positive semidefinite part of the block of a symmetric form that is at the bound."""
-    block = form * (at_bound[..., :, None] & at_bound[..., None, :])
-    values, basis = torch.linalg.eigh(block)
+def _block(at_bound: Tensor) -> Tensor:
+    """Where a form pairs two of the singular values at one bound."""
+    return at_bound[..., :, None] & at_bound[..., None, :]
+
+
+def _positive_part(form: Tensor) -> Tensor:
+    """The positive semidefinite part of a symmetric form."""
+    values, basis = torch.linalg.eigh(form)
     return (basis * values.clamp(min=0)[..., None, :]) @ basis.mT

@@ -1,12 +1,11 @@
 """Matrices of one spectral norm."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, check_radius, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, along, check_radius, in_working_dtype
 from modula.manifolds.singular import check_entries, scaled_svd
 
 
@@ -15,6 +14,7 @@ class SpectralSphere(Manifold):
     r"""{ W : sigma_max(W) = radius },  W: (..., out, in) of any aspect.
 
         tangent at W: <u1 v1^T, A> = 0,  with u1, v1 the top singular vectors of W
+        L V = <u1 v1^T, V>,  L* y = y u1 v1^T
         to_tangent(W, V) = V - u1 v1^T <u1 v1^T, V>
         project(W): singular values above the radius down to it; if none is, the largest up to it
         retract(W, V) = radius (W + V) / sigma_max(W + V)
@@ -55,19 +55,10 @@ class SpectralSphere(Manifold):
         s = torch.where(first, self.radius, s.clamp(max=self.radius))
         return ((u * s[..., None, :]) @ vh).to(x.dtype)
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.tangent_projector(x)(v)
-
-    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
         (point,) = in_working_dtype(x)
         u, _, vh = scaled_svd(point)
-        normal = u[..., :, :1] @ vh[..., :1, :]
-
-        def to_tangent(v: Tensor) -> Tensor:
-            (vector,) = in_working_dtype(v)
-            return (vector - normal * (normal * vector).sum((-2, -1), keepdim=True)).to(v.dtype)
-
-        return to_tangent
+        return along(u[..., :, :1] @ vh[..., :1, :], (-2, -1))
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)

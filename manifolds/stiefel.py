@@ -5,13 +5,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, check_radius, in_working_dtype
+from modula.manifolds.base import (
+    Manifold,
+    TangentConstraint,
+    check_radius,
+    in_working_dtype,
+    symmetric,
+)
 
 
 @dataclass(frozen=True, repr=False)
 class Stiefel(Manifold):
     r"""{ W : W^T W = radius^2 I },  W: (..., out, in) with out >= in.
 
+        L V = sym(W^T V) / radius,  L* Y = W sym(Y) / radius,  Y: (in, in)
         to_tangent(W, V) = V - W (W^T V + V^T W) / (2 radius^2)
         retract(W, V) = radius * polar(W + V)
 
@@ -48,11 +55,10 @@ class Stiefel(Manifold):
         u, _, vh = torch.linalg.svd(point, full_matrices=False)
         return (self.radius * (u @ vh)).to(x.dtype)
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
-        point = point / self.radius
-        inner = point.mT @ vector
-        return (vector - point @ ((inner + inner.mT) / 2)).to(v.dtype)
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        (point,) = in_working_dtype(x)
+        q = point / self.radius
+        return TangentConstraint(lambda v: symmetric(q.mT @ v), lambda y: q @ symmetric(y))
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform (Haar): the polar factor of a standard normal matrix."""

@@ -1,12 +1,11 @@
 """A manifold of tall matrices, for wide ones."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold
+from modula.manifolds.base import Manifold, TangentConstraint
 from modula.manifolds.region import Region
 
 
@@ -59,12 +58,13 @@ class Transposed(Manifold):
     def project(self, x: Tensor) -> Tensor:
         return self.manifold.project(x.mT).mT
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.manifold.to_tangent(x.mT, v.mT).mT
-
-    def tangent_projector(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        to_tangent = self.manifold.tangent_projector(x.mT)
-        return lambda v: to_tangent(v.mT).mT
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        upright = self.manifold.tangent_constraint(x.mT)
+        return TangentConstraint(
+            lambda v: upright.of(v.mT),
+            lambda y: upright.adjoint(y).mT,
+            nearest=lambda v: upright.normal_part(v.mT).mT,
+        )
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         return self.manifold.retract(x.mT, v.mT).mT

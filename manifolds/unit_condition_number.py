@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, symmetric
 from modula.manifolds.singular import check_entries, scaled_svd
 from modula.manifolds.unit_vectors import unit
 
@@ -15,7 +15,8 @@ class UnitConditionNumber(Manifold):
     r"""{ W = s Q : Q^T Q = I, s > 0 },  W: (..., out, in) with out >= in.
 
         tangent at W: W^T A + A^T W is a multiple of I
-        to_tangent(W, V) = V - Q (S - I tr(S) / n),  S = (Q^T V + V^T Q) / 2,  n = in
+        L V = sym(Q^T V) - I tr(Q^T V) / n,  n = in;  L* Y = Q (sym(Y) - I tr(Y) / n)
+        to_tangent(W, V) = V - L* L V
         project(W) = polar(W) * mean of the singular values of W
         retract(W, V) = project(W + V), of second order
 
@@ -49,13 +50,10 @@ class UnitConditionNumber(Manifold):
         scale = s.mean(-1)[..., None, None].clamp(min=torch.finfo(x.dtype).tiny)
         return (scale * (u @ vh)).to(x.dtype)
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        (point,) = in_working_dtype(x)
         q = _unscaled(point)
-        inner = q.mT @ vector
-        stretch = (inner + inner.mT) / 2
-        growth = stretch.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        return (vector - q @ stretch + growth * q).to(v.dtype)
+        return TangentConstraint(lambda v: _stretch(q.mT @ v), lambda y: q @ _stretch(y))
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """The projection of a standard normal matrix: Q is uniform (Haar)."""
@@ -70,6 +68,12 @@ class UnitConditionNumber(Manifold):
                 f"transpose the weight, or declare Transposed({self}), whose rows are orthogonal "
                 f"instead of its columns"
             )
+
+
+def _stretch(x: Tensor) -> Tensor:
+    """sym(x) without its trace: how unequally it stretches."""
+    growth = x.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return symmetric(x) - growth * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
 
 def _unscaled(point: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, along, in_working_dtype
 
 
 class UnitVectors(Manifold):
     r"""Every vector w along the dims `dims` has ||w||_2 = radius.
 
+    L v = <w, v> / ||w||,  L* y = y w / ||w||,  one number a vector
     to_tangent(w, v) = v - w <w, v> / <w, w>
     retract(w, v) = radius (w + v) / ||w + v||
     """
@@ -33,10 +34,9 @@ class UnitVectors(Manifold):
         (point,) = in_working_dtype(x)
         return (self.radius * unit(point, self.dims)).to(x.dtype)
 
-    def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        point, vector = in_working_dtype(x, v)
-        normal = unit(point, self.dims)
-        return (vector - normal * (normal * vector).sum(self.dims, keepdim=True)).to(v.dtype)
+    def tangent_constraint(self, x: Tensor) -> TangentConstraint:
+        (point,) = in_working_dtype(x)
+        return along(unit(point, self.dims), self.dims)
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform: every vector is the direction of a standard normal one."""

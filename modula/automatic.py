@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modula.norms.kinds import check_fields
+
 
 @dataclass(frozen=True)
 class Automatic:
@@ -28,6 +30,7 @@ class Automatic:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.gain > 0:
             raise ValueError(f"Automatic(gain=...) needs a positive gain; got {self.gain}")
 

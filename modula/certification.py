@@ -20,6 +20,7 @@ from modula.duality.decay import as_decay
 from modula.duality.plan import rule_of
 from modula.manifolds.isospectral import Isospectral
 from modula.norms.base import Norm
+from modula.norms.kinds import is_kind
 from modula.norms.metric import First
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Certification:
     """
 
     def __init__(self, every: int) -> None:
-        if not isinstance(every, int) or every < 1:
+        if not is_kind(every, int) or every < 1:
             raise ValueError(f"certify_every is a whole number of steps from 1 up; got {every!r}")
         self.every = every
         self.steps = 0
@@ -73,7 +74,7 @@ class Certification:
         """Certify what a batch proposes; declarations and names are those of its weights."""
         for place, query, direction in batch.proposed():
             declaration, weight = declarations[place], batch.weights[place]
-            rule, reason = rule_of(declaration.setting), why_not(declaration, weight)
+            rule, reason = rule_of(declaration.setting, weight.shape), why_not(declaration, weight)
             if reason:
                 self._passed_over.add(f"{rule} not certified ({reason})")
                 continue

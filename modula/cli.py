@@ -224,7 +224,7 @@ def verify(
             manifolds = (parse(Manifold, manifold),)
         shapes = None if shape is None else (parse_shape(shape),)
         broken = [
-            *(broken_in_words(norm, norm_laws(norms[0]), shapes) if norm else ()),
+            *(broken_in_words(norm, norm_laws(norms[0]), shapes, corners=True) if norm else ()),
             *(broken_in_words(manifold, manifold_laws(manifolds[0]), shapes) if manifold else ()),
         ]
         rows = [] if broken else proofs(norms, manifolds, shapes, seed, every)
@@ -245,11 +245,14 @@ def on_matrices(norm: Norm) -> Norm:
 Shapes = Sequence[tuple[int, int]] | None
 
 
-def broken_in_words(who: str, laws: dict[str, Law], shapes: Shapes, seed: int = 0) -> list[str]:
+def broken_in_words(
+    who: str, laws: dict[str, Law], shapes: Shapes, *, corners: bool = False
+) -> list[str]:
     """The laws that a norm or manifold of the user's breaks, each with a counter-example."""
     shape = (shapes or ((64, 32),))[0]
     with refusals_in_words(f"{who}: "):
-        return [f"broken law of {who}: {each}" for each in broken_laws(laws, shape, seed)]
+        found = broken_laws(laws, shape, corners=corners)
+        return [f"broken law of {who}: {each}" for each in found]
 
 
 def proofs(

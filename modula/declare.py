@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modula.geometry import Geometry, geometries
 from modula.manifolds.base import Manifold
 from modula.norms.base import Norm
+from modula.norms.kinds import shown
 from modula.norms.metric import Then, Under
 from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import RMS, Max
@@ -23,6 +24,15 @@ HEAD_NAMES = ("head", "lm_head", "classifier", "unembed", "unembedding", "output
 Model = TypeVar("Model", bound=nn.Module)
 Choice = Geometry | Norm | Under | Then | Manifold
 Key = str | type[nn.Module]
+
+
+def check_model(what: str, model: object) -> None:
+    """Raise ValueError for what is no network, such as its parameters()."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"{what} needs the network itself, a torch.nn.Module, and not its parameters: roles "
+            f"and names are read from it; got {shown(model)}"
+        )
 
 
 def declare(model: Model, overrides: Mapping[Key, Choice] | None = None) -> Model:
@@ -39,6 +49,8 @@ def declare(model: Model, overrides: Mapping[Key, Choice] | None = None) -> Mode
     Returns the model.  Raises ValueError, with nothing declared, for weights that no default and
     no override covers, and for overrides that cover none.
     """
+    check_model("declare", model)
+    _check_overrides(overrides or {})
     declared = _with_overrides(model, _defaults(model), dict(overrides or {}))
     missing = [name for name, _ in model.named_parameters() if name not in declared]
     if missing:
@@ -51,6 +63,21 @@ def declare(model: Model, overrides: Mapping[Key, Choice] | None = None) -> Mode
         module = model.get_submodule(owner)
         setattr(module, "geometry", {**getattr(module, "geometry", {}), leaf: geometry})  # noqa: B010
     return model
+
+
+def _check_overrides(overrides: Mapping[Key, Choice]) -> None:
+    """Raise ValueError for what names no weights."""
+    if not isinstance(overrides, Mapping):
+        raise ValueError(
+            f"declare needs a mapping from names, roles or types of modules to norms, manifolds or "
+            f'geometries, such as {{"head": RMSToRMS()}}; got {shown(overrides)}'
+        )
+    for key in overrides:
+        if not isinstance(key, str | type):
+            raise ValueError(
+                f"the override {shown(key)} is no name, no role and no type of modules: write it "
+                'as "blocks.*.weight", "head" or torch.nn.Linear'
+            )
 
 
 def geometries_of(model: nn.Module) -> dict[str, Geometry]:

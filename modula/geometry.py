@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.base import Blocks, Norm, Scaled
+from modula.norms.kinds import check_fields
 from modula.norms.metric import First, Metric, Then, Under
 from modula.norms.operator import Spectral
 
@@ -41,6 +42,7 @@ class Geometry:
             metric = First(declared.metric) if isinstance(declared, Then) else declared.metric
             object.__setattr__(self, "norm", declared.norm)
             object.__setattr__(self, "metric", metric)
+        check_fields(self)
 
     def sample(self, like: Tensor) -> Tensor:
         """A random weight of norm one, moved to the nearest point of the manifold.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,14 +15,18 @@ from modula.algebra import Module
 from modula.declare import geometries_of
 from modula.duality import (
     Average,
+    Clip,
     Decay,
     Declaration,
     Momentum,
     Potential,
     Setting,
+    ShortStep,
     Unit,
 )
 from modula.duality.coordinates import describe, is_limited
+from modula.manifolds.base import in_working_dtype
+from modula.norms.kinds import check_fields
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,11 @@ class Group:
 
     declarations: Mapping[str, Declaration]
     lr: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.lr is not None:
+            check_not_negative("lr", self.lr)
 
 
 def declarations_of(
@@ -68,6 +78,23 @@ def check_not_negative(name: str, value: float) -> None:
     """Raise ValueError for a negative or non-finite hyperparameter."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
+
+
+def refuse_beside_groups(
+    momentum: Momentum, potential: Potential, weight_decay: float | Decay
+) -> None:
+    """Raise ValueError for what is no default and would have no effect."""
+    unheard = {
+        f"momentum={momentum}": momentum != Average(0.95),
+        f"potential={potential}": not isinstance(potential, Unit | Clip | ShortStep),
+        f"weight_decay={weight_decay}": bool(weight_decay),
+    }
+    for each, is_given in unheard.items():
+        if is_given:
+            raise ValueError(
+                f"{each} has no effect beside groups, in which each Declaration holds its own: "
+                f"say it there, or leave out groups for the network's own geometry"
+            )
 
 
 def param_groups(
@@ -162,17 +189,22 @@ def say_what_is_cut(rows: Iterable[tuple[str, Tensor, Declaration]]) -> None:
 
 @torch.no_grad()
 def landing_of(declaration: Declaration, weight: Tensor, name: str) -> Iterator[Landing]:
-    """How the weight comes to its manifold, unless it is there already.
+    """How the weight comes to its manifold, unless it is there already, up to its own rounding.
 
     Raises ValueError where that fails, or where the weight has come to a point without tangents.
     """
     manifold = declaration.setting.manifold
     distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
-    if distance > OFF_MANIFOLD:
-        words = f"{name} was {distance:.3g} off {manifold}: projected"
-        yield Landing(weight, manifold.project(weight), words)
-    else:
+    if not distance > OFF_MANIFOLD:
         manifold.check_point(weight)
+        return
+    (working,) = in_working_dtype(weight)
+    point = manifold.project(working)
+    # Half precision is further off by rounding alone: a run that goes on must not be moved by it.
+    rounding = torch.finfo(weight.dtype).eps / 2
+    if torch.linalg.vector_norm(point - working) > rounding * torch.linalg.vector_norm(working):
+        words = f"{name} was {distance:.3g} off {manifold}: projected"
+        yield Landing(weight, point.to(weight.dtype), words)
 
 
 @torch.no_grad()
@@ -181,3 +213,15 @@ def land_(landings: Sequence[Landing]) -> None:
     for weight, point, words in landings:
         weight.copy_(point)
         logger.warning("%s", words)
+
+
+@contextmanager
+def undone_if_it_fails(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """All of these as they were before, where a ValueError is raised inside."""
+    before = [each.clone() for each in tensors]
+    try:
+        yield
+    except ValueError:
+        for each, old in zip(tensors, before, strict=True):
+            each.copy_(old)
+        raise

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import signature
+from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor
@@ -14,9 +16,12 @@ from modula.norms.base import Norm
 from modula.norms.from_dual import FromDual
 
 DRAWS = 20
+BY_ITSELF, UNCHANGED = "each weight of a batch counts by itself", "no argument is changed"
+DRAWS_OF = {BY_ITSELF: 2, UNCHANGED: 2}  # laws of the code: one pair breaks them, or none
 TOLERANCE = 1e-6
 SMALL = 1e-6  # a step so short that what is of second order disappears
 SHARE = 0.01  # of such a step may be missed: by curvature, and by slack at a boundary
+FEW = 4  # entries: of so many there are 81 tensors of -1, 0 and 1, which are all tried
 
 
 @dataclass(frozen=True)
@@ -48,29 +53,37 @@ def sizes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 Law = Callable[[Tensor, Tensor], Tensor]
 
 
-def broken_laws(laws: dict[str, Law], shape: tuple[int, ...], seed: int = 0) -> Iterator[Broken]:
+def broken_laws(
+    laws: dict[str, Law], shape: tuple[int, ...], seed: int = 0, *, corners: bool = False
+) -> Iterator[Broken]:
     """The first failure of each law: a law maps two random tensors to how far it is missed.
 
     Small shapes are tried before large ones, and `shape` itself if no smaller one will do.  One on
     which the law cannot be tried, as it has no point of the manifold, is passed over.
 
+    corners  also try tensors of -1, 0 and 1: there norms vanish that are none, and others have
+             kinks; a manifold may have no nearest point there
+
     Raises UserError if the user's own code fails on all of them.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, law in laws.items():
-        failure = _first_failure(name, law, shape, generator)
+        failure = _first_failure(name, law, shape, generator, corners)
         if failure is not None:
             yield failure
 
 
 def _first_failure(
-    name: str, law: Law, shape: tuple[int, ...], generator: torch.Generator
+    name: str, law: Law, shape: tuple[int, ...], generator: torch.Generator, corners: bool
 ) -> Broken | None:
     small, refused = sizes(shape), list[Exception]()
     for size in (*small, shape):
         if size not in small and len(refused) < len(small):
             break  # a smaller one would do
         draws = torch.randn(DRAWS, 2, *size, generator=generator, dtype=torch.float64)
+        draws = draws[: DRAWS_OF.get(name)]
+        if corners:
+            draws = torch.cat((draws, _corners(size, generator)))
         try:
             found = _failure(name, law, draws)
         except Exception as error:  # the user's own code, which need not know every shape
@@ -81,6 +94,17 @@ def _first_failure(
     if len(refused) > len(small):
         _say_why(name, shape, refused[-1])
     return None
+
+
+def _corners(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Pairs of tensors of -1, 0 and 1; of a small size every one, the sparsest first."""
+    draws = torch.randint(-1, 2, (DRAWS, 2, *size), generator=generator).double()
+    if prod(size) > FEW:
+        return draws
+    every = torch.tensor(list(product((0.0, 1.0, -1.0), repeat=prod(size))), dtype=torch.float64)
+    every = every[every.abs().sum(1).argsort(stable=True)].reshape(-1, *size)
+    others = every[torch.randperm(len(every), generator=generator)]
+    return torch.stack((every, others), 1)
 
 
 def _failure(name: str, law: Law, draws: Tensor) -> Broken | None:
@@ -118,28 +142,55 @@ def _named(law: Law, *tensors: Tensor) -> dict[str, Tensor]:
     return {name: x for name, x in named if name != "_"}
 
 
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """How far two numbers are from each other, relative to the larger one."""
+    return torch.where(a == b, 0.0, (a - b).abs() / torch.maximum(a.abs(), b.abs()))
+
+
+def _above(a: Tensor, b: Tensor) -> Tensor:
+    """By how much a passes b, relative to the larger one."""
+    return torch.where(a <= b, 0.0, _apart(a, b))
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum()
+
+
+def _changed(*calls: tuple[Callable[..., Tensor], tuple[Tensor, ...]]) -> Tensor:
+    """1 if a call writes to one of its arguments."""
+    missed = torch.zeros((), dtype=torch.float64)
+    for call, arguments in calls:
+        copies = [x.clone() for x in arguments]
+        call(*copies)
+        same = all(map(torch.equal, copies, arguments))
+        missed = missed.maximum(torch.tensor(float(not same)))
+    return missed
+
+
+def _batched(call: Callable[..., Tensor], *arguments: tuple[Tensor, Tensor]) -> Tensor:
+    """How far what a batch of two gives is from what each gives by itself."""
+    loop = torch.stack([call(*each) for each in zip(*arguments, strict=True)])
+    batch = call(*map(torch.stack, arguments))
+    return torch.ones(()) if batch.shape != loop.shape else (batch - loop).abs()
+
+
 def norm_laws(norm: Norm) -> dict[str, Law]:
     """What makes a norm one, and its dual and duality map belong to it."""
     if isinstance(norm, FromDual):
         return dual_laws(norm)
-
-    def inner(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum()
-
+    measures = (norm, norm.dual, norm.duality_map)
     return {
         "norm(x) > 0 for x != 0": lambda x, _: (norm(x) <= 0).double(),
-        "norm(-2 x) == 2 norm(x)": lambda x, _: (norm(-2 * x) / (2 * norm(x)) - 1).abs(),
-        "norm(x + y) <= norm(x) + norm(y)": lambda x, y: (
-            norm(x + y) / (norm(x) + norm(y)) - 1
-        ).clamp(min=0),
+        "norm(-2 x) == 2 norm(x)": lambda x, _: _apart(norm(-2 * x), 2 * norm(x)),
+        "norm(x + y) <= norm(x) + norm(y)": lambda x, y: _above(norm(x + y), norm(x) + norm(y)),
         "norm(duality_map(g)) == 1": lambda g, _: (norm(norm.duality_map(g)) - 1).abs(),
-        "<g, duality_map(g)> == dual(g)": lambda g, _: (
-            inner(g, norm.duality_map(g)) / norm.dual(g) - 1
-        ).abs(),
-        "<g, t> <= dual(g) norm(t)": lambda g, t: (
-            inner(g, t) / (norm.dual(g) * norm(t)) - 1
-        ).clamp(min=0),
+        "<g, duality_map(g)> == dual(g)": lambda g, _: _apart(
+            _inner(g, norm.duality_map(g)), norm.dual(g)
+        ),
+        "<g, t> <= dual(g) norm(t)": lambda g, t: _above(_inner(g, t), norm.dual(g) * norm(t)),
         "duality_map(0) == 0": lambda g, _: norm.duality_map(0 * g).abs(),
+        BY_ITSELF: lambda x, y: torch.cat([_batched(each, (x, y)).flatten() for each in measures]),
+        UNCHANGED: lambda x, _: _changed(*((each, (x,)) for each in measures)),
     }
 
 
@@ -147,19 +198,17 @@ def dual_laws(norm: FromDual) -> dict[str, Law]:
     """The same of the dual norm that the user gave: the norm's own value would be a long search."""
 
     def f(g: Tensor) -> Tensor:
-        return torch.as_tensor(norm.f(g), dtype=g.dtype)
+        value = torch.as_tensor(norm.f(g), dtype=g.dtype)
+        return value if value.ndim == 0 else norm.dual(g)  # which says what is wrong with it
 
     return {
         "f(g) > 0 for g != 0": lambda g, _: (f(g) <= 0).double(),
-        "f(-2 g) == 2 f(g)": lambda g, _: (f(-2 * g) / (2 * f(g)) - 1).abs(),
-        "f(g + h) <= f(g) + f(h)": lambda g, h: (f(g + h) / (f(g) + f(h)) - 1).clamp(min=0),
-        "<g, duality_map(g)> == f(g)": lambda g, _: (
-            (g * norm.duality_map(g)).sum() / f(g) - 1
-        ).abs(),
-        "<h, duality_map(g)> <= f(h)": lambda g, h: (
-            (h * norm.duality_map(g)).sum() / f(h) - 1
-        ).clamp(min=0),
+        "f(-2 g) == 2 f(g)": lambda g, _: _apart(f(-2 * g), 2 * f(g)),
+        "f(g + h) <= f(g) + f(h)": lambda g, h: _above(f(g + h), f(g) + f(h)),
+        "<g, duality_map(g)> == f(g)": lambda g, _: _apart(_inner(g, norm.duality_map(g)), f(g)),
+        "<h, duality_map(g)> <= f(h)": lambda g, h: _above(_inner(h, norm.duality_map(g)), f(h)),
         "duality_map(0) == 0": lambda g, _: norm.duality_map(0 * g).abs(),
+        UNCHANGED: lambda g, _: _changed((f, (g,))),
     }
 
 
@@ -179,6 +228,13 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
     def orthogonal(x: Tensor, v: Tensor) -> Tensor:
         _, v, t = tangent(x, v)
         return ((v - t) * t).sum().abs()
+
+    def adjoint(x: Tensor, v: Tensor) -> Tensor:
+        point, v, _ = tangent(x, v)
+        constraint = manifold.tangent_constraint(point)
+        value = constraint.of(v)
+        y = value.flip(-1) + 1
+        return ((value * y).sum() - (v * constraint.adjoint(y)).sum()).abs()
 
     def apart(x: Tensor, v: Tensor) -> Tensor:
         point, _, t = tangent(x, v)
@@ -204,12 +260,32 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
         missed = beyond(moved - manifold.to_tangent(point, moved))
         return torch.where(off <= SMALL**2, missed, 0.0)
 
+    def stays(x: Tensor, v: Tensor) -> Tensor:
+        point, _, _ = tangent(x, v)
+        return (manifold.project(point) - point).abs() / point.norm()
+
+    def by_itself(x: Tensor, v: Tensor) -> Tensor:
+        (point, v, t), (other, w, u) = tangent(x, v), tangent(v, x)
+        pairs = [_batched(manifold.to_tangent, (point, other), (v, w))]
+        pairs += [_batched(manifold.retract, (point, other), (0.1 * t, 0.1 * u))]
+        pairs += [_batched(manifold.project, (x, v))]
+        return torch.cat([each.flatten() for each in pairs])
+
+    def unchanged(x: Tensor, v: Tensor) -> Tensor:
+        point, v, t = tangent(x, v)
+        moves = [(manifold.to_tangent, (point, v)), (manifold.retract, (point, 0.1 * t))]
+        return _changed(*moves, (manifold.project, (x,)), (manifold.residual, (x,)))
+
     return {
         "residual(project(x)) == 0": lambda x, _: manifold.residual(manifold.project(x)),
+        "project(x) == x on the manifold": stays,
+        "<L v, y> == <v, L* y> for the tangent constraint L": adjoint,
         "to_tangent is a projection": idempotent,
         "to_tangent is orthogonal": orthogonal,
         "to_tangent keeps what leads along the manifold": complete,
         "to_tangent removes nothing along a tangent": apart,
         "residual(retract(x, v)) == 0": lands,
         "retract(x, v) == x + v + O(v^2)": first_order,
+        BY_ITSELF: by_itself,
+        UNCHANGED: unchanged,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from modula.automatic import Automatic
 from modula.certification import Certification
+from modula.declare import check_model
 from modula.duality import (
     Average,
     Batch,
@@ -28,7 +28,7 @@ from modula.duality import (
     program_of,
 )
 from modula.errors import about
-from modula.gradients import NonFiniteGradient, check_dense, check_finite
+from modula.gradients import NonFiniteGradient, left_out
 from modula.groups import (
     Group,
     Landing,
@@ -40,11 +40,14 @@ from modula.groups import (
     landing_of,
     names_of,
     param_groups,
+    refuse_beside_groups,
     say_what_is_cut,
+    undone_if_it_fails,
 )
+from modula.norms.kinds import check_kind
 from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
-from modula.watch import Watch
+from modula.watching import Watching
 from modula.whole import LENGTH, Length, MeanSquare, Whole, check_length, length_rule
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ _OWN = (
 )
 
 
-class SteepestDescent(torch.optim.Optimizer):
+class SteepestDescent(Watching):
     r"""Steepest descent under declared norms and manifolds.
 
         D = argmax <m, D>  over  ||D|| <= 1, D tangent at w
@@ -71,7 +74,9 @@ class SteepestDescent(torch.optim.Optimizer):
                   Decay acts elsewhere
     groups        declarations by group, in place of the network's own (recipes use this); each
                   holds its momentum, potential and weight decay
-    on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`
+    on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`;
+                  a finite gradient whose square overflows leaves out its weight, if that has a
+                  metric, with a warning
     certify_every steps from one look at every direction's certificate to the next, logged and kept
                   in `certificates`: see modula.certification for what it costs; None never looks
     state_dtype   torch.bfloat16 keeps weight-shaped state in half the memory, rounded at random;
@@ -99,6 +104,16 @@ class SteepestDescent(torch.optim.Optimizer):
         state_dtype: torch.dtype | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
+        check_model("SteepestDescent", model)
+        for name, value, kind, default in (
+            ("lr", lr, float | Automatic, 0.1),
+            ("momentum", momentum, Momentum, Average(0.95)),
+            ("potential", potential, Potential, Unit()),
+            ("weight_decay", weight_decay, float | Decay, 0.0),
+            ("groups", groups, Sequence[Group] | None, None),
+            ("maximize", maximize, bool, False),
+        ):
+            check_kind("SteepestDescent", name, value, kind, default)
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
@@ -111,27 +126,24 @@ class SteepestDescent(torch.optim.Optimizer):
         self.skipped = 0
         self._certification = None if certify_every is None else Certification(certify_every)
         self._declarations: list[list[Declaration]] = []
-        self._batches: list[list[tuple[Batch, list[int]]]] = []
+        self._batches = []
         self._last_lr: Tensor | None = None
-        self._watch: Watch | None = None
         self._seen: Statistics = {}
+        self._left_out: set[int] = set()  # ids of weights that do not move in this step
         if groups is None:
             own = declarations_of(model, momentum, potential, weight_decay)
             groups = [Group(own)]
-        elif momentum != Average(0.95) or weight_decay:
-            raise ValueError(
-                f"momentum={momentum} and weight_decay={weight_decay} have no effect beside "
-                f"groups: each Declaration in them holds its own"
-            )
+        else:
+            refuse_beside_groups(momentum, potential, weight_decay)
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
         self._landings: list[Landing] | None = []
         super().__init__(param_groups(groups, weights, rate), {"lr": rate})
+        self.watch(model, process_group)
         # Only now, when everything is derived: an error leaves every weight as it was.
         land_(self._landings)
         self._landings = None
-        self.watch(model, process_group)
         say_what_is_cut(self._rows())
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
@@ -155,6 +167,8 @@ class SteepestDescent(torch.optim.Optimizer):
             )
         super().add_param_group({**param_group, "params": params})
         try:
+            for name, each in zip(names_of(self.param_groups[-1]), declarations, strict=True):
+                check_kind("add_param_group", repr(name), each, Declaration)
             self._derive_group(self.param_groups[-1], param_group.keys(), declarations)
         except (ValueError, LookupError):
             self.param_groups.pop()
@@ -207,100 +221,7 @@ class SteepestDescent(torch.optim.Optimizer):
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
             yield from zip(names_of(group), group["params"], declarations, strict=True)
 
-    # --- what metrics ask of the network ---------------------------------------------------------
-
-    def watch(self, model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
-        """Collect from this model what the metrics read; a copy of an optimizer must be told.
-
-        process_group  processes that average gradients, so that statistics are averaged too; None
-                       for those of a DistributedDataParallel in the model.  Where several processes
-                       run and neither says which, `step` raises RuntimeError
-
-        Raises ValueError for weights whose layer does not show what is asked of it.
-        """
-        wanted = {name: batch.program.statistics for name, batch in self._named()}
-        self._watch = Watch(model, wanted, process_group)
-        self._expect()
-
-    def asks_for(self, *statistics: str) -> bool:
-        """Whether a metric reads one of these, such as "sampled_gradient"."""
-        return self._watch is not None and self._watch.asks_for(*statistics)
-
-    @contextmanager
-    def sampled(self) -> Iterator[None]:
-        """Backward passes inside feed the metrics that read a Fisher, and leave .grad alone.
-
-        with optimizer.sampled():
-            F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
-
-        Where a GradScaler scales the loss, it shall scale this one too.
-        """
-        with self._watched().sampled():
-            yield
-
-    @contextmanager
-    def perturbed(self) -> Iterator[None]:
-        """Forward and backward passes inside are at weights drawn from the metrics' posterior.
-
-        Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
-        has one, so that a training loop may always use it.  Several draws a step are averaged:
-        enter as often, with a loss that is divided by their number.  Processes may draw alike or
-        differently.
-        """
-        noises: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for group, compiled in zip(self.param_groups, self._batches, strict=True):
-                for batch, positions in compiled:
-                    if batch.program.draw:
-                        names = names_of(group)
-                        drawn = batch.draw(group)
-                        noises |= {names[i]: n for i, n in zip(positions, drawn, strict=True)}
-        with self._watched().perturbed(noises) if noises else nullcontext():
-            yield
-
-    def _watched(self) -> Watch:
-        if self._watch is None:
-            raise RuntimeError(
-                "this optimizer is a copy and does not know its network: call "
-                "optimizer.watch(model) before the next forward pass"
-            )
-        return self._watch
-
-    def _named(self) -> Iterator[tuple[str, Batch]]:
-        """Each weight's full name, with its batch."""
-        for group, compiled in zip(self.param_groups, self._batches, strict=True):
-            names = names_of(group)
-            for batch, positions in compiled:
-                yield from ((names[i], batch) for i in positions)
-
-    def _expect(self) -> None:
-        """Tell the network what the next step reads: nothing else is measured until then."""
-        if self._watch is None or not self._watch.wanted:
-            return
-        expected = {
-            names_of(group)[i]: names
-            for group, compiled in zip(self.param_groups, self._batches, strict=True)
-            for batch, positions in compiled
-            for i, names in zip(positions, batch.expects(), strict=True)
-        }
-        self._watch.expect(expected)
-
-    def _statistics(self, loss_scale: Tensor | float) -> Statistics:
-        asks = any(batch.program.statistics for compiled in self._batches for batch, _ in compiled)
-        return self._watched().take(loss_scale) if asks else {}
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
-        return self._watch is not None and bool(self._watch.wanted)
-
     # --- the step -----------------------------------------------------------------------------
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, and what metrics saw of the passes that made them."""
-        super().zero_grad(set_to_none)
-        if self._watch is not None:
-            self._watch.forget()
 
     @torch.no_grad()
     def step(
@@ -329,7 +250,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if not overflowed and self._gradients_are_usable():
             if self._certification is not None:
                 self._certification.begin_step()
-            with self._undone_if_it_fails():
+            with undone_if_it_fails(self._may_fail()):
                 self._step_with(self._wholes())
             if self._certification is not None:
                 self._certification.end_step()
@@ -354,11 +275,6 @@ class SteepestDescent(torch.optim.Optimizer):
             found.append(MeanSquare())
         return found
 
-    def _each_batch(self) -> Iterator[tuple[int, Batch, list[int]]]:
-        """The index of its group, a batch, and the positions of its weights in the group."""
-        for index, compiled in enumerate(self._batches):
-            yield from ((index, *each) for each in compiled)
-
     def _step_with(self, wholes: Sequence[Whole]) -> None:
         """Propose and move: batch by batch, unless a number of all of them comes in between."""
         numbers = self._propose_all(wholes) if wholes else {}
@@ -371,22 +287,12 @@ class SteepestDescent(torch.optim.Optimizer):
         length = numbers.get(LENGTH, 1.0) * self.param_groups[0]["lr"]
         self._last_lr = torch.as_tensor(length, dtype=torch.float64)
 
-    @contextmanager
-    def _undone_if_it_fails(self) -> Iterator[None]:
-        """Where the manifold of a weight may find no point to step to: all as it was before."""
-        manifolds = (d.setting.manifold for group in self._declarations for d in group)
-        if not any(manifold.can_fail for manifold in manifolds):
-            yield
-            return
+    def _may_fail(self) -> list[Tensor]:
+        """What to keep a copy of: weights and state, where some manifold may have no next point."""
+        if not any(d.setting.manifold.can_fail for _, _, d in self._rows()):
+            return []
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        state = [value for weight in weights for value in self.state[weight].values()]
-        before = [(each, each.clone()) for each in (*weights, *state)]
-        try:
-            yield
-        except ValueError:
-            for each, old in before:
-                each.copy_(old)
-            raise
+        return [*weights, *(x for weight in weights for x in self.state[weight].values())]
 
     def _propose_all(self, wholes: Sequence[Whole]) -> dict[str, Tensor]:
         """Find every weight's direction, and the numbers of the whole network, by name."""
@@ -399,39 +305,30 @@ class SteepestDescent(torch.optim.Optimizer):
                 totals[whole.name] = total + part.to(total.device)
         return {whole.name: whole.value(totals[whole.name]) for whole in wholes}
 
-    def _propose(self, index: int, batch: Batch, positions: Sequence[int]) -> None:
-        group = self.param_groups[index]
-        names = [names_of(group)[i] for i in positions]
+    def _propose(self, index: int, batch: Batch, positions: list[int]) -> None:
+        group, names = self.param_groups[index], self._names(index, positions)
         seen = [self._seen.get(name, {}) for name in names] if self._seen else []
-        gradients = [group["params"][i].grad for i in positions]
+        weights = [group["params"][i] for i in positions]
+        gradients = [None if id(w) in self._left_out else w.grad for w in weights]
         if self.maximize:  # a region lets a weight go in one direction and not in the other
             gradients = [None if g is None else -g for g in gradients]
         batch.propose(gradients, group, seen, self._look_at(index, batch, positions))
 
-    def _look_at(
-        self, index: int, batch: Batch, positions: Sequence[int]
-    ) -> Callable[[], None] | None:
+    def _look_at(self, index: int, batch: Batch, positions: list[int]) -> Callable[[], None] | None:
         """What certifies the directions of a batch, in the steps in which that is due."""
         if self._certification is None or not self._certification.is_due:
             return None
-        names = names_of(self.param_groups[index])
         return partial(
             self._certification.look,
             batch,
             [self._declarations[index][i] for i in positions],
-            [names[i] for i in positions],
+            self._names(index, positions),
         )
 
     def _gradients_are_usable(self) -> bool:
-        gradients = [
-            (name, weight.grad)
-            for group in self.param_groups
-            for name, weight in zip(names_of(group), group["params"], strict=True)
-            if weight.grad is not None
-        ]
-        check_dense(gradients)
+        """Whether there is a step, and which weights have no part in it."""
         try:
-            check_finite(gradients)
+            self._left_out = left_out([row for row in self._rows() if row[1].grad is not None])
         except NonFiniteGradient:
             if self.on_nonfinite == "raise":
                 raise
@@ -464,7 +361,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if "_declarations" not in state:
             return  # load_state_dict comes this way too, with the batches in place
         saved = {weight: dict(own) for weight, own in self.state.items()}
-        self._batches, self._watch, self._seen = [], None, {}
+        self._batches, self._watch, self._seen, self._left_out = [], None, {}, set()
         for group, declarations in zip(self.param_groups, self._declarations, strict=True):
             rows = zip(declarations, group["params"], names_of(group), strict=True)
             programs = [program_of(d, w.shape, n) for d, w, n in rows]

@@ -17,7 +17,7 @@ from modula.duality.program import (
     SAMPLED_GRADIENT,
     SAMPLED_MICROBATCHES,
 )
-from modula.gradients import all_finite
+from modula.gradients import squares_are_finite
 from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
 
 logger = logging.getLogger(__name__)
@@ -185,8 +185,11 @@ def _keep_finite_(found: Statistics) -> None:
     """Gradients at sampled labels overflow where a GradScaler, which sees others, cannot tell."""
     names = (SAMPLED_GRADIENT, SAMPLED_MICROBATCHES)
     sampled = [each[name] for each in found.values() for name in names if name in each]
-    if sampled and not all_finite(sampled):
-        logger.warning("gradients at sampled labels are not finite: the metric leaves them out")
+    if not squares_are_finite(sampled):
+        logger.warning(
+            "gradients at sampled labels are not finite, or too large to be squared: the metric "
+            "leaves them out"
+        )
         for statistics in found.values():
             for name in names:
                 statistics.pop(name, None)

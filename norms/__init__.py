@@ -5,7 +5,15 @@ if __name__ != "modula.norms":
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
-from modula.norms.coordinates import InCoordinates, LinearChain, LinearMap, Quadratic
+from modula.norms.coordinates import (
+    Along,
+    Elementwise,
+    InCoordinates,
+    LinearChain,
+    LinearMap,
+    Quadratic,
+    Rotation,
+)
 from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.from_dual import FromDual
 from modula.norms.inverse_free import SINGD, InverseFree
@@ -37,6 +45,7 @@ from modula.norms.low_rank import LowRank
 from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
+from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
 from modula.norms.posterior import Posterior
 from modula.norms.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.schatten import Nuclear, Spectral
@@ -89,6 +98,9 @@ __all__ = [
     "SpikeAndFlat",
     "Triangular",
     "KL",
+    "Along",
+    "Elementwise",
+    "Rotation",
     "LinearMap",
     "LinearChain",
     "InCoordinates",
@@ -115,12 +127,14 @@ __all__ = [
     "RMSDual",
     "RMSToRMS",
     "RootOf",
+    "RootOverBlocks",
     "Rows",
     "Scaled",
     "Schatten",
     "SingularValueNorm",
     "Spectral",
     "SumOf",
+    "SumOverBlocks",
     "VectorNorm",
     "operator",
 ]

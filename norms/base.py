@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, prod
@@ -13,6 +14,7 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor
 
+from modula.norms.kinds import check_fields, check_kind
 from modula.norms.metric import Metric, Under
 from modula.norms.numerics import (
     at_least_float32,
@@ -103,6 +105,7 @@ class Norm(ABC):
 
     def __rmul__(self, factor: float) -> Scaled:
         """factor * norm: the same directions, `factor` times shorter."""
+        check_kind("factor * norm", "its factor", factor, float, 2.0)
         return Scaled(self, float(factor))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:  # noqa: B027
@@ -134,9 +137,12 @@ class Norm(ABC):
 
     def _share(self, number: float | Tensor, what: str, top: Tensor) -> Tensor:
         """number / top, one for each tensor of the batch."""
-        if not isinstance(number, Tensor) and not number >= 0:
+        is_tensor = isinstance(number, Tensor)
+        if not is_tensor and not number >= 0:
             raise ValueError(f"{what}={number} of {self}: a {what} is 0 or more")
         number = torch.as_tensor(number, dtype=top.dtype, device=top.device)
+        if is_tensor and number.device.type == "cpu" and (number < 0).any():  # no GPU waits for it
+            raise ValueError(f"{what}={float(number.min())} of {self}: a {what} is 0 or more")
         return ratio(number.broadcast_to(top.shape), top)
 
     def _rescaled(self, x: Tensor, unit: Tensor, top: Tensor, y: Tensor) -> Tensor:
@@ -181,6 +187,7 @@ class Scaled(Norm):
     factor: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.factor < inf:
             raise ValueError(
                 f"{self.factor} * {self.norm} is no norm: the factor must be positive and finite"
@@ -190,6 +197,7 @@ class Scaled(Norm):
         return f"{self.factor:g} * {self.norm}"
 
     def __rmul__(self, factor: float) -> Scaled:
+        check_kind("factor * norm", "its factor", factor, float, 2.0)
         return Scaled(self.norm, float(factor) * self.factor)
 
     @property
@@ -241,6 +249,7 @@ class Blocks(Norm):
     sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.pattern.count("->") != 1 or "..." in self.pattern:
             self._refuse("it needs one '->' and no '...': batch dims are taken along by themselves")
         if not all(isinstance(size, int) and size > 0 for _, size in self.sizes):
@@ -260,11 +269,10 @@ class Blocks(Norm):
         return len(self._left)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return largest(self._counted(self.norm(self.to_blocks(self.prepare(x))), x)).to(x.dtype)
+        return largest(self.each(self.norm, self.prepare(x))).to(x.dtype)
 
     def dual(self, g: Tensor) -> Tensor:
-        norms = self.norm.dual(self.to_blocks(self.prepare(g)))
-        return self._counted(norms, g).sum(-1).to(g.dtype)
+        return self.each(self.norm.dual, self.prepare(g)).sum(-1).to(g.dtype)
 
     def duality_map(self, g: Tensor) -> Tensor:
         return self.from_blocks(self.norm.duality_map(self.to_blocks(g)), g.shape)
@@ -283,6 +291,11 @@ class Blocks(Norm):
         """The shape of one block of a weight of this shape: what `norm` measures."""
         blocks = self.to_blocks(torch.empty(shape, device="meta"))
         return tuple(blocks.shape[blocks.ndim - self.norm.ndim :])
+
+    def each(self, measure: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What is measured of each block, those of a weight in one dim: (..., number of blocks)."""
+        found = measure(self.to_blocks(x))
+        return flat(found, found.ndim - (x.ndim - self.ndim))
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """The weights of x: (..., *left) as blocks: (..., *right)."""
@@ -311,10 +324,6 @@ class Blocks(Norm):
 
     def _known(self, axes: list[str]) -> list[int]:
         return [size for axis, size in self.sizes if axis in axes]
-
-    def _counted(self, norms: Tensor, x: Tensor) -> Tensor:
-        """Norms of the blocks, (*batch, *blocks), with the blocks of a weight in one dim."""
-        return flat(norms, norms.ndim - (x.ndim - self.ndim))
 
     def _rearrange(self, x: Tensor, pattern: str, sizes: dict[str, int], weight: str) -> Tensor:
         try:

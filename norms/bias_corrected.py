@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modula.norms.kinds import check_fields
 from modula.norms.kronecker import Kronecker
 from modula.norms.metric import Diagonal, Metric
 
@@ -36,8 +37,9 @@ class CrossFitted(Metric):
     metric: Diagonal
 
     def __post_init__(self) -> None:
+        check_fields(self)
         metric = self.metric
-        adam = isinstance(metric, Diagonal) and metric.memory.unbiased and metric.memory.beta < 1
+        adam = metric.memory.unbiased and metric.memory.beta < 1
         if not adam or metric.statistic != "gradient":
             raise ValueError(
                 f"CrossFitted needs a Diagonal of gradients with an unbiased average; got {metric}"
@@ -73,11 +75,12 @@ class VarianceCorrected(Metric):
     metric: Diagonal | Kronecker
 
     def __post_init__(self) -> None:
+        check_fields(self)
         metric = self.metric
         if isinstance(metric, Kronecker):
             known = not metric.fit.coupled and metric.statistic == "gradient"
         else:
-            biased = isinstance(metric, Diagonal) and not metric.memory.unbiased
+            biased = not metric.memory.unbiased
             known = biased and metric.memory.beta < 1 and metric.statistic == "sampled_gradient"
         if not known:
             raise ValueError(

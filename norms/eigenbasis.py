@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modula.norms.kinds import check_fields
 from modula.norms.kronecker import Kronecker, Sum
 from modula.norms.metric import Memory, Metric
 
@@ -36,6 +37,7 @@ class Eigenbasis(Metric):
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.floor >= 0 and self.tolerance >= 0 and self.power > 0):
             raise ValueError(
                 "Eigenbasis needs floor >= 0, tolerance >= 0 and power > 0; got "

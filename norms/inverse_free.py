@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modula.norms.kinds import check_fields
 from modula.norms.kronecker import Dense, Kronecker, Mode
 from modula.norms.metric import Memory, Metric
 
@@ -44,6 +45,7 @@ class InverseFree(Metric):
     statistic: str = "gradient"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_steps(self)
         if not self.batch_size > 0:
             raise ValueError(f"InverseFree needs batch_size > 0; got {self.batch_size}")
@@ -86,6 +88,7 @@ class SINGD(Metric):
     inputs_first: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_steps(self)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from modula.norms.kinds import check_fields
 from modula.norms.metric import Memory, Metric
 
 
@@ -38,6 +39,7 @@ class BlockDiagonal(Mode):
     size: int = 32
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.size < 1:
             raise ValueError(f"BlockDiagonal needs size >= 1; got {self.size}")
 
@@ -55,6 +57,7 @@ class SpikeAndFlat(Mode):
     rank: int = 16
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.rank < 1:
             raise ValueError(f"SpikeAndFlat needs rank >= 1; got {self.rank}")
 
@@ -177,6 +180,7 @@ class Kronecker(Metric):
     statistic: str = "gradient"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         fine = self.damping >= 0 and self.power > 0  # which a NaN is not
         if not fine or self.every < 1 or self.max_dim < 1:
             raise ValueError(

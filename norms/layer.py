@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modula.norms.kinds import check_fields
 from modula.norms.metric import Memory, Metric
 
 
@@ -16,6 +17,7 @@ class Damping(ABC):
     """How much of the identity is added to a Kronecker product, or to each of its factors."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         numbers = (each for each in vars(self).values() if isinstance(each, int | float))
         if not all(number >= 0 for number in numbers):
             raise ValueError(f"damping must be zero or positive; got {self}")
@@ -120,9 +122,10 @@ class LayerMoments(Metric):
     inputs_first: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.inputs or self.outputs):
             raise ValueError("LayerMoments needs a statistic of the inputs or of the outputs")
-        _check(self, self.power, self.every, self.sample_every, self.max_dim)
+        _check(self.power, self.every, self.sample_every, self.max_dim)
 
     @property
     def sides(self) -> dict[str, str]:
@@ -161,21 +164,11 @@ class LayerEigenvalues(Metric):
     inputs_first: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, self.power, self.every, self.sample_every, self.max_dim)
+        check_fields(self)
+        _check(self.power, self.every, self.sample_every, self.max_dim)
 
 
-def _check(
-    metric: LayerMoments | LayerEigenvalues,
-    power: float,
-    every: int,
-    sample_every: int,
-    max_dim: int,
-) -> None:
-    if not isinstance(metric.damping, Damping):
-        raise ValueError(
-            "the damping of a metric of a layer is Relative(share), Absolute(value), "
-            f"Balanced(value) or Exact(value), not a number alone; got {metric.damping!r}"
-        )
+def _check(power: float, every: int, sample_every: int, max_dim: int) -> None:
     if not power > 0 or every < 1 or sample_every < 1 or max_dim < 1:
         raise ValueError(
             "a metric of a layer needs power > 0, every >= 1, sample_every >= 1 and max_dim >= 1; "

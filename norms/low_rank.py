@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modula.norms.kinds import check_fields
 from modula.norms.metric import Metric
 from modula.norms.psgd import check_rates
 
@@ -37,6 +38,7 @@ class LowRank(Metric):
     statistic: str = "gradient"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_rates(self)
         if self.rank < 1:
             raise ValueError(f"LowRank needs rank >= 1; got {self.rank}: Diagonal() has none")

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from modula.norms.kinds import check_fields, check_kind
+
 if TYPE_CHECKING:
     from modula.norms.base import Norm
 
@@ -32,6 +34,7 @@ class Memory:
     first: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.beta <= 1 or self.first < 0:
             raise ValueError(
                 f"an average needs 0 <= beta <= 1 and first >= 0; "
@@ -57,6 +60,9 @@ def sparing_repr(x: Any) -> str:
 class Metric(ABC):
     """A second moment S to estimate, and the power p of it that measures: ||w||^2 = w^T S^p w."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     @abstractmethod
     def power(self) -> float:
@@ -76,6 +82,9 @@ class Under:
 
     norm: Norm
     metric: Metric
+
+    def __post_init__(self) -> None:
+        check_kind("norm.under", "metric", self.metric, Metric)
 
     def over(self, ndim: int) -> Under:
         """The same for a weight of ndim dims."""
@@ -137,6 +146,7 @@ class Diagonal(Metric):
     batch: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.floor >= 0 and self.power > 0 and self.batch > 0):
             raise ValueError(f"Diagonal needs floor >= 0, power > 0 and batch > 0; got {self}")
 
@@ -152,5 +162,6 @@ class Scalar(Metric):
     power: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.power > 0:
             raise ValueError(f"Scalar needs power > 0; got {self.power}")

@@ -7,8 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from modula.norms.base import Norm
-from modula.norms.numerics import at_least_float32
+from modula.norms.base import NoClosedForm, Norm
+from modula.norms.kinds import check_fields, check_kind
+from modula.norms.numerics import at_least_float32, decreasing_root
 from modula.norms.vector import L1, L2, Max
 
 
@@ -28,6 +29,7 @@ class Composition:
     outer: Max | L1 | L2 = Max()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.norms) != len(self.parts) or not self.parts:
             names = ", ".join(name for name, _, _ in self.parts) or "none"
             raise ValueError(f"a network's norm needs weights of different names; got {names}")
@@ -57,6 +59,53 @@ class Composition:
             name: _stretch(norm.duality_map(gradients[name]), share)
             for (name, norm), share in zip(self.norms.items(), shares, strict=True)
         }
+
+    def project(self, weights: Mapping[str, Tensor], radius: float = 1.0) -> dict[str, Tensor]:
+        """The network nearest to this one, in Frobenius distance, of the ball {||w|| <= radius}.
+
+        Raises NoClosedForm for RootOf, whose ball has no formula.
+        """
+        work = self._prepared(weights)
+        if isinstance(self.outer, Max):
+            return _like(weights, self._projected(work, radius))
+        self._check_closed()
+        step = decreasing_root(lambda t: self(self._shrunk(work, t)) - radius, self.dual(work))
+        return _like(weights, self._shrunk(work, step))
+
+    def prox(self, weights: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
+        """argmin over v of step ||v|| + 1/2 |v - w|^2, with the Frobenius length | |.
+
+        Raises NoClosedForm for RootOf, whose ball has no formula.
+        """
+        work = self._prepared(weights)
+        if isinstance(self.outer, L1):
+            return _like(weights, self._shrunk(work, step))
+        self._check_closed()
+
+        def excess(radius: Tensor) -> Tensor:
+            moved = self._projected(work, radius)
+            return self.dual({name: w - moved[name] for name, w in work.items()}) - step
+
+        return _like(weights, self._projected(work, decreasing_root(excess, self(work))))
+
+    def _projected(self, weights: dict[str, Tensor], radius: float | Tensor) -> dict[str, Tensor]:
+        """Each weight moved to its own ball: to that of the network, if `outer` is Max."""
+        return {name: norm.project(weights[name], radius) for name, norm in self.norms.items()}
+
+    def _shrunk(self, weights: dict[str, Tensor], step: float | Tensor) -> dict[str, Tensor]:
+        """Each weight shrunk by itself: the proximal map of the network, if `outer` is L1."""
+        return {name: norm.prox(weights[name], step) for name, norm in self.norms.items()}
+
+    def _prepared(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: weight for name, (_, weight) in zip(self.norms, self._pairs(weights), strict=True)
+        }
+
+    def _check_closed(self) -> None:
+        if isinstance(self.outer, L2):
+            raise NoClosedForm(
+                f"{self} has no projection on its ball in closed form; MaxOf and SumOf have one"
+            )
 
     def _duals(self, gradients: Mapping[str, Tensor]) -> Tensor:
         found = self._pairs(gradients)
@@ -105,7 +154,13 @@ def RootOf(parts: Mapping[str, tuple[Norm, float]]) -> Composition:
 
 
 def _listed(parts: Mapping[str, tuple[Norm, float]]) -> tuple[tuple[str, Norm, float], ...]:
+    check_kind("a network's norm", "its parts", parts, Mapping[str, tuple[Norm, float]])
     return tuple((name, norm, float(factor)) for name, (norm, factor) in parts.items())
+
+
+def _like(weights: Mapping[str, Tensor], moved: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The moved weights, in the dtypes of the weights."""
+    return {name: each.to(weights[name].dtype) for name, each in moved.items()}
 
 
 def _stretch(direction: Tensor, share: Tensor) -> Tensor:

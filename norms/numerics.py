@@ -52,11 +52,31 @@ def l1_threshold(v: Tensor, radius: Tensor) -> Tensor:
 
 
 def decreasing_root(f: Callable[[Tensor], Tensor], high: Tensor) -> Tensor:
-    """The t in [0, high] where a decreasing f changes its sign, by bisection; 0 if f(0) <= 0."""
-    low = torch.zeros_like(high)
-    wanted = f(low) > 0
-    for _ in range(BISECTIONS[high.dtype]):
-        middle = (low + high) / 2
-        left = f(middle) > 0
-        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+    """The t in [0, high] where a decreasing f changes its sign; 0 if f(0) <= 0.
+
+    The chord between the ends, moved a little and only so far towards the middle that never more
+    steps than those of bisection are needed.  On a CPU it stops as soon as nothing is left to find:
+    after 10 steps or so for a smooth f.
+    Source: Oliveira and Takahashi 2020, doi:10.1145/3423597 (the ITP method).
+    """
+    steps, eps = BISECTIONS[high.dtype] + 1, 2 * torch.finfo(high.dtype).eps
+    whole, low = high, torch.zeros_like(high)
+    above, below = f(low), f(high)
+    wanted = above > 0
+    for k in range(steps):
+        half = (high - low) / 2
+        middle = low + half
+        chord = low + 2 * half * torch.where(below <= 0, ratio(above, above - below), 0.5)
+        finest = eps * torch.maximum(high, whole / 16)
+        nudge = torch.maximum(0.8 * ratio(half.square(), whole), finest)
+        way = (middle - chord).sign()
+        t = torch.where(nudge < (middle - chord).abs(), chord + way * nudge, middle)
+        spare = (whole * 2.0**-k - half).clamp(min=0)
+        t = torch.where((t - middle).abs() <= spare, t, middle - way * spare)
+        value = f(t)
+        left = value > 0
+        low, above = torch.where(left, t, low), torch.where(left, value, above)
+        high, below = torch.where(left, high, t), torch.where(left, below, value)
+        if high.device.type == "cpu" and not (wanted & (high - low > 2 * finest)).any():
+            break
     return torch.where(wanted, (low + high) / 2, torch.zeros_like(low))

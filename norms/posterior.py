@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modula.norms.kinds import check_fields
 from modula.norms.metric import Metric
 
 
@@ -29,6 +30,7 @@ class Posterior(Metric):
     power: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         fine = self.ess > 0 and self.prior >= 0 and 0 <= self.beta < 1 and self.clip > 0
         if not fine or self.first + self.prior <= 0 or self.first < 0:
             raise ValueError(

@@ -6,6 +6,7 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modula.norms.kinds import check_fields
 from modula.norms.kronecker import Dense, Kronecker, Mode
 from modula.norms.metric import Memory, Metric
 
@@ -33,6 +34,7 @@ class PRO(Solver):
     rotate_every: int = 10
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.rotate_every < 1:
             raise ValueError(f"PRO needs rotate_every >= 1; got {self.rotate_every}")
 
@@ -87,6 +89,7 @@ class PSGD(Metric):
     statistic: str = "gradient"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_rates(self)
         if self.max_dim < 1:
             raise ValueError(f"PSGD needs max_dim >= 1; got {self.max_dim}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import MatrixNorm, Norm
+from modula.norms.kinds import check_kind
 from modula.norms.numerics import decreasing_root, l1_threshold, largest, ratio, split_scale
 from modula.norms.schatten import on_singular_values
 from modula.norms.vector import L2
@@ -86,6 +87,7 @@ class Schatten(SingularValueNorm):
     p: float
 
     def __post_init__(self) -> None:
+        check_kind("Schatten", "p", self.p, float, 4)
         if not self.p >= 1:
             raise ValueError(
                 f"Schatten({self.p!r}) is no norm: p must be 1 or more; Schatten(1) is Nuclear()"

@@ -11,8 +11,10 @@ from modula.norms.posterior import Posterior
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
 from modula.recipes.common import entrywise
+from modula.recipes.options import checked
 
 
+@checked()
 def ivon(
     model: nn.Module,
     lr: float = 0.1,

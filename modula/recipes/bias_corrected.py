@@ -13,6 +13,7 @@ from modula.optimizer import SteepestDescent
 from modula.recipes.common import Correction
 from modula.recipes.entrywise import adamw, sophia
 from modula.recipes.kronecker import shampoo
+from modula.recipes.options import checked
 
 Recipe = Callable[..., SteepestDescent]
 
@@ -53,6 +54,7 @@ def bias_corrected(recipe: Recipe | str) -> Recipe:
         )
     plain, correction = CORRECTIONS[name]
 
+    @checked(plain, without=("corrected",), name=f"bias_corrected_{name}")
     @wraps(plain)
     def corrected(model: nn.Module, *arguments: Any, **options: Any) -> SteepestDescent:
         return plain(model, *arguments, corrected=correction, **options)

@@ -82,7 +82,7 @@ def adam_options(betas: tuple[float, float], eps: float) -> dict[str, Any]:
 
 def taken_for_groups(options: dict[str, Any]) -> dict[str, Any]:
     """The options of `matrices_and_others`, taken out of these."""
-    names = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay")
+    names = ("weight_decay", "adamw_lr", "adamw_betas", "adamw_weight_decay", "scalers")
     return {name: options.pop(name) for name in names if name in options}
 
 

@@ -26,6 +26,7 @@ from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
 from modula.recipes.common import adam_options, weights_of
+from modula.recipes.options import checked
 
 
 def _constrained(
@@ -51,6 +52,7 @@ def _tall(manifold: Manifold, fan_out: int, fan_in: int) -> Manifold:
     return manifold if fan_out >= fan_in else Transposed(manifold)
 
 
+@checked()
 def hypersphere(
     model: nn.Module, lr: float = 0.02, *, momentum: float = 0.95, **options: Any
 ) -> SteepestDescent:
@@ -68,6 +70,7 @@ def hypersphere(
     return _constrained(model, lr, geometry, momentum, options)
 
 
+@checked()
 def oblique(
     model: nn.Module, lr: float = 0.02, *, momentum: float = 0.95, **options: Any
 ) -> SteepestDescent:
@@ -80,6 +83,7 @@ def oblique(
     )
 
 
+@checked()
 def manifold_muon(
     model: nn.Module, lr: float = 0.02, *, momentum: float = 0.95, **options: Any
 ) -> SteepestDescent:
@@ -98,6 +102,7 @@ def manifold_muon(
     return _constrained(model, lr, geometry, momentum, options)
 
 
+@checked()
 def unit_condition(
     model: nn.Module, lr: float = 0.02, *, momentum: float = 0.95, **options: Any
 ) -> SteepestDescent:
@@ -113,6 +118,7 @@ def unit_condition(
     return _constrained(model, lr, geometry, momentum, options)
 
 
+@checked()
 def spectral_sphere(
     model: nn.Module,
     lr: float = 0.02,
@@ -133,6 +139,7 @@ def spectral_sphere(
     return _constrained(model, lr, geometry, momentum, options)
 
 
+@checked()
 def poet(
     model: nn.Module,
     lr: float = 5e-4,

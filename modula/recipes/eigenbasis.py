@@ -12,8 +12,9 @@ from modula.norms.eigenbasis import Eigenbasis
 from modula.norms.kronecker import KL, Fit, Kronecker, Sum
 from modula.norms.metric import First, Memory
 from modula.optimizer import SteepestDescent
-from modula.recipes.common import matrices_and_others
+from modula.recipes.common import matrices_and_others, taken_for_groups
 from modula.recipes.kronecker import preconditioned
+from modula.recipes.options import checked
 
 
 def _metric(
@@ -24,6 +25,7 @@ def _metric(
     return Eigenbasis(kronecker, Memory(beta), **how)
 
 
+@checked(matrices_and_others)
 def soap(
     model: nn.Module,
     lr: float = 3e-3,
@@ -55,6 +57,7 @@ def soap(
     return preconditioned(model, lr, metric, Unbiased(momentum), options)
 
 
+@checked(matrices_and_others)
 def kl_soap(
     model: nn.Module,
     lr: float = 3e-3,
@@ -77,6 +80,7 @@ def kl_soap(
     return preconditioned(model, lr, metric, Unbiased(momentum), options)
 
 
+@checked(matrices_and_others)
 def eshampoo(
     model: nn.Module,
     lr: float = 3e-3,
@@ -101,6 +105,7 @@ def eshampoo(
     return preconditioned(model, lr, metric, Unbiased(momentum), options)
 
 
+@checked(matrices_and_others)
 def soap_muon(
     model: nn.Module,
     lr: float = 0.02,
@@ -109,10 +114,6 @@ def soap_muon(
     beta: float = 0.95,
     every: int = 10,
     max_dim: int = 2048,
-    weight_decay: float = 0.0,
-    adamw_lr: float = 3e-3,
-    adamw_betas: tuple[float, float] = (0.9, 0.95),
-    adamw_weight_decay: float = 0.0,
     **options: Any,
 ) -> SteepestDescent:
     """SOAP's direction, then Muon's polar factor of it, on hidden matrices: a chain.
@@ -127,13 +128,5 @@ def soap_muon(
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
         return Setting(geometry.norm, geometry.manifold, metric, momentum=Average(momentum))
 
-    groups = matrices_and_others(
-        model,
-        lr,
-        setting,
-        weight_decay=weight_decay,
-        adamw_lr=adamw_lr,
-        adamw_betas=adamw_betas,
-        adamw_weight_decay=adamw_weight_decay,
-    )
+    groups = matrices_and_others(model, lr, setting, **taken_for_groups(options))
     return SteepestDescent(model, lr, groups=groups, **options)

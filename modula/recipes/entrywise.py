@@ -23,8 +23,10 @@ from modula.norms.metric import Diagonal, Memory
 from modula.norms.vector import L2, Max
 from modula.optimizer import SteepestDescent
 from modula.recipes.common import Correction, adam_options, entrywise
+from modula.recipes.options import checked
 
 
+@checked()
 def sgd(
     model: nn.Module,
     lr: float = 0.1,
@@ -45,6 +47,7 @@ def sgd(
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
+@checked()
 def sign(
     model: nn.Module,
     lr: float = 1e-3,
@@ -64,6 +67,7 @@ def sign(
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
+@checked()
 def lion(
     model: nn.Module,
     lr: float = 1e-4,
@@ -84,6 +88,7 @@ def lion(
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
+@checked()
 def adamw(
     model: nn.Module,
     lr: float = 1e-3,
@@ -108,6 +113,7 @@ def adamw(
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
+@checked()
 def adam(
     model: nn.Module,
     lr: float = 1e-3,
@@ -129,6 +135,7 @@ def adam(
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
+@checked()
 def rmsprop(
     model: nn.Module,
     lr: float = 0.01,
@@ -157,6 +164,7 @@ def rmsprop(
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
+@checked()
 def adagrad(
     model: nn.Module,
     lr: float = 0.01,
@@ -184,6 +192,7 @@ def adagrad(
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
+@checked()
 def root_free(
     model: nn.Module,
     lr: float = 1e-3,
@@ -227,6 +236,7 @@ def _at(place: type[Decay], weight_decay: float | Decay) -> float | Decay:
     return place(weight_decay)
 
 
+@checked()
 def sophia(
     model: nn.Module,
     lr: float = 1e-3,

@@ -12,10 +12,13 @@ from modula.norms.kronecker import Dense, Mode
 from modula.norms.low_rank import LowRank
 from modula.norms.psgd import EQ, PSGD
 from modula.optimizer import SteepestDescent
+from modula.recipes.common import matrices_and_others
 from modula.recipes.kronecker import preconditioned
 from modula.recipes.layers import along_gradient, in_layers
+from modula.recipes.options import checked
 
 
+@checked(matrices_and_others)
 def psgd_pro(
     model: nn.Module,
     lr: float = 0.01,
@@ -56,6 +59,7 @@ def psgd_pro(
     return preconditioned(model, lr, metric, momentum, options)
 
 
+@checked(matrices_and_others)
 def psgd(
     model: nn.Module,
     lr: float = 0.01,
@@ -87,6 +91,7 @@ def psgd(
     return preconditioned(model, lr, metric, momentum, options)
 
 
+@checked(matrices_and_others)
 def psgd_lra(
     model: nn.Module,
     lr: float = 0.01,
@@ -112,6 +117,7 @@ def psgd_lra(
     return preconditioned(model, lr, metric, momentum, options)
 
 
+@checked(matrices_and_others)
 def if_shampoo(
     model: nn.Module,
     lr: float = 1e-3,
@@ -148,6 +154,7 @@ def if_shampoo(
     return preconditioned(model, lr, metric, Behind(HeavyBall(momentum)), options)
 
 
+@checked(matrices_and_others)
 def singd(
     model: nn.Module,
     lr: float = 1e-3,

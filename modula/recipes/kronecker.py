@@ -38,6 +38,7 @@ from modula.recipes.common import (
     matrices_and_others,
     taken_for_groups,
 )
+from modula.recipes.options import checked
 
 GUARD = LimitRMS(3.0)  # entries of whitened directions have an RMS of about 1 or below
 
@@ -54,8 +55,10 @@ def preconditioned(
 
     momentum  of an average of the gradients, unless it says of what
     options   those of `matrices_and_others` are taken out; SteepestDescent gets the rest
+    scalers   those of the recipe; others may follow in the options
     """
     own = taken_for_groups(options)
+    scalers += own.pop("scalers", ())
     if not isinstance(momentum, Momentum):
         momentum = Average(momentum) if momentum else NoMomentum()
 
@@ -68,6 +71,7 @@ def preconditioned(
     return SteepestDescent(model, lr, groups=groups, **options)
 
 
+@checked(matrices_and_others)
 def kl_shampoo(
     model: nn.Module,
     lr: float = 0.01,
@@ -107,6 +111,7 @@ def kl_shampoo(
     return preconditioned(model, lr, metric, momentum, options, (guard,))
 
 
+@checked(matrices_and_others)
 def shampoo(
     model: nn.Module,
     lr: float = 1e-3,
@@ -142,6 +147,7 @@ def shampoo(
     return preconditioned(model, lr, used, Unbiased(betas[0]), options, (Graft(adam),))
 
 
+@checked(matrices_and_others)
 def shampoo_squared(
     model: nn.Module,
     lr: float = 0.01,
@@ -167,6 +173,7 @@ def shampoo_squared(
     return preconditioned(model, lr, metric, momentum, options, (GUARD,))
 
 
+@checked(matrices_and_others)
 def one_sided(
     model: nn.Module,
     lr: float = 0.01,
@@ -192,6 +199,7 @@ def one_sided(
     return preconditioned(model, lr, metric, momentum, options, (GUARD,))
 
 
+@checked(matrices_and_others)
 def asgo(
     model: nn.Module,
     lr: float = 3e-3,

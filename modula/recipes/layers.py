@@ -28,6 +28,7 @@ from modula.norms.metric import First, Memory
 from modula.norms.vector import L2
 from modula.optimizer import SteepestDescent
 from modula.recipes.common import matrices_and_others, taken_for_groups
+from modula.recipes.options import checked
 
 LayerMetric = LayerMoments | LayerEigenvalues | SINGD
 
@@ -77,6 +78,7 @@ def _names(names: tuple[str, str], sampled: bool) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": outputs}
 
 
+@checked(matrices_and_others)
 def kfac(
     model: nn.Module,
     lr: float = 0.01,
@@ -112,6 +114,7 @@ def kfac(
     return in_layers(model, lr, metric, along_gradient(momentum), options)
 
 
+@checked(matrices_and_others)
 def ekfac(
     model: nn.Module,
     lr: float = 0.01,
@@ -143,6 +146,7 @@ def ekfac(
     return in_layers(model, lr, metric, along_gradient(momentum), options)
 
 
+@checked(matrices_and_others)
 def foof(
     model: nn.Module,
     lr: float = 0.2,
@@ -192,6 +196,7 @@ def _of_inputs(beta: float, damping: float, every: int, max_dim: int) -> LayerMo
     )
 
 
+@checked(matrices_and_others)
 def newton_muon(
     model: nn.Module,
     lr: float = 0.02,
@@ -225,6 +230,7 @@ def newton_muon(
     return in_layers(model, lr, metric, setting, options)
 
 
+@checked(matrices_and_others)
 def newton_muon_sandwich(
     model: nn.Module,
     lr: float = 0.02,

@@ -25,6 +25,7 @@ from modula.norms.operator import Spectral
 from modula.norms.vector import Max
 from modula.optimizer import SteepestDescent
 from modula.recipes.common import matrices_and_others, weights_of
+from modula.recipes.options import checked
 
 SCALES: dict[str, Callable[[int, int], float]] = {
     "rms": lambda m, n: sqrt(m / n),
@@ -46,6 +47,7 @@ def _muon_norm(norm: Norm, shape: tuple[int, ...], scale: str) -> Norm:
     return (1 / SCALES[scale](*shape)) * Spectral()
 
 
+@checked()
 def muon(
     model: nn.Module,
     lr: float = 0.02,
@@ -91,6 +93,7 @@ def muon(
     return SteepestDescent(model, lr, groups=groups, **options)
 
 
+@checked(muon, without=("scalers",))
 def normuon(
     model: nn.Module, lr: float = 0.02, *, beta: float = 0.95, **options: Any
 ) -> SteepestDescent:
@@ -105,6 +108,7 @@ def normuon(
     return muon(model, lr, scalers=(RowMoments(beta),), **options)
 
 
+@checked(muon, without=("scalers",))
 def adamuon(
     model: nn.Module, lr: float = 3e-3, *, beta: float = 0.95, **options: Any
 ) -> SteepestDescent:
@@ -120,6 +124,7 @@ def adamuon(
     return muon(model, lr, scalers=(EntryMoments(beta), MatchRMS(0.2)), **options)
 
 
+@checked()
 def scion(
     model: nn.Module,
     lr: float = 2**-6,

@@ -15,6 +15,7 @@ from modula.duality import (
     Decay,
     Declaration,
     NoMomentum,
+    Potential,
     Setting,
     ShortStep,
     Unit,
@@ -26,8 +27,10 @@ from modula.norms.operator import Rows
 from modula.norms.vector import L2, RMS
 from modula.optimizer import SteepestDescent
 from modula.recipes.common import weights_of
+from modula.recipes.options import checked
 
 
+@checked()
 def modular(
     model: nn.Module,
     lr: float | Automatic = 0.1,
@@ -35,6 +38,7 @@ def modular(
     momentum: float = 0.95,
     nesterov: bool = False,
     weight_decay: float | Decay = 0.0,
+    potential: Potential = Unit(),
     **options: Any,
 ) -> SteepestDescent:
     """The network's own declared geometry, each weight at its modular budget.
@@ -48,10 +52,12 @@ def modular(
         lr,
         momentum=Average(momentum, nesterov) if momentum else NoMomentum(),
         weight_decay=weight_decay,
+        potential=potential,
         **options,
     )
 
 
+@checked(without=("potential",))
 def clipped(
     model: nn.Module,
     lr: float = 0.1,
@@ -92,6 +98,7 @@ def clipped(
     )
 
 
+@checked()
 def automatic(
     model: nn.Module,
     lr: Automatic = Automatic(),
@@ -118,6 +125,7 @@ def automatic(
     return SteepestDescent(model, lr, groups=[Group(declarations)], **options)
 
 
+@checked()
 def agd(model: nn.Module, lr: Automatic = Automatic(), **options: Any) -> SteepestDescent:
     """Automatic gradient descent as published: full batches, no momentum, Frobenius lengths.
 

@@ -85,3 +85,13 @@ def test_a_fit_begins_with_the_identity_at_the_size_of_the_first_gradient() -> N
     eye = torch.eye(3, dtype=torch.float64)
     assert_close(begun[0], gradient[0].square().mean() * eye)
     assert torch.equal(begun[1], factor[1])
+
+
+def test_a_moment_that_overflows_is_no_sample() -> None:
+    x = torch.stack([torch.full((3, 4), 1e25), torch.ones(3, 4)])
+    seen, before = torch.ones(2), torch.eye(3).expand(2, 3, 3)
+    for kind, factor in ((FULL, before), (DIAGONAL, before[..., 0])):
+        after = second_moment.average_gram(factor, x, seen, dim=-2, ndim=2, kind=kind, **ONCE)
+        assert torch.equal(after[0], factor[0])
+        assert not torch.equal(after[1], factor[1])
+        assert after.isfinite().all()

@@ -132,17 +132,22 @@ def test_odd_shapes(m: int, n: int) -> None:
 
 # Without iterating, worst of four: the nearer to m = 2 n, the more is missing.
 SHARES = [
-    (64, 32, 0.92),
-    (65, 32, 0.92),
-    (80, 32, 0.96),
-    (96, 32, 0.975),
-    (128, 32, 0.98),
-    (33, 16, 0.93),
-    (7, 3, 0.96),
-    (5, 2, 0.98),
+    (64, 32, 0.96),
+    (65, 32, 0.96),
+    (80, 32, 0.975),
+    (96, 32, 0.982),
+    (128, 32, 0.988),
+    (33, 16, 0.97),
+    (7, 3, 0.976),
+    (5, 2, 0.99),
     (40, 1, 1 - 1e-9),
-    (33, 32, 0.97),
-    (24, 18, 0.95),
+    (33, 32, 0.99),
+    (24, 18, 0.975),
+    (3, 2, 0.95),
+    (5, 3, 0.95),
+    (7, 4, 0.96),
+    (9, 8, 0.95),
+    (33, 18, 0.98),
 ]
 
 
@@ -256,12 +261,12 @@ def test_bad_shapes_get_one_clear_sentence() -> None:
 
 def test_cost() -> None:
     """A square weight costs one polar factor and little more; a tall one is linear in its height;
-    one between has two polar factors in every round."""
+    one between has two decompositions more."""
     assert stiefel_map.locality is Locality.WHOLE
     square, one = stiefel_map.cost((64, 64)), polar.cost((64, 64), **POLAR)
     assert one.flops < square.flops < one.flops + 13 * 64**3
     costs = [stiefel_map.cost((m, 64)).flops for m in (128, 256, 384)]
     assert_close(costs[2] - costs[1], costs[1] - costs[0])
-    assert stiefel_map.cost((96, 64)).flops > 10 * polar.cost((96, 64), **POLAR).flops
+    assert costs[0] < stiefel_map.cost((127, 64)).flops < 1.7 * costs[0]
     assert stiefel_map.cost((5, 128, 64)) == stiefel_map.cost((5, 1, 128, 64))
     assert_close(stiefel_map.cost((5, 128, 64)).flops, 5 * stiefel_map.cost((128, 64)).flops)

@@ -17,6 +17,7 @@ from modula.norms.base import NoClosedForm, Norm
 from modula.norms.coordinates import Elementwise, InCoordinates, Quadratic
 from modula.norms.from_dual import FromDual
 from modula.norms.operator import Columns, RMSToRMS, Rows, Spectral
+from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
 from modula.norms.schatten import Nuclear
 from modula.norms.singular_values import KyFan, KyFanDual, Schatten
 from modula.norms.vector import L1, L2, RMS, Frobenius, Max, RMSDual
@@ -83,15 +84,19 @@ NORMS: dict[Norm, st.SearchStrategy[Tensor]] = {
     9 * RMSToRMS().on("o i h w -> h w o i"): matrices().map(taps),
     RMSToRMS().on("(h d) i -> h d i", h=2): matrices().map(two_heads),
     (3 * Nuclear()).on("(d h) i -> h i d", h=2): matrices().map(two_heads),
+    SumOverBlocks(L2().on("o i -> o i")): matrices(),
+    SumOverBlocks(RMSToRMS().on("o i h w -> h w o i")): matrices().map(taps),
+    RootOverBlocks(Nuclear().on("(h d) i -> h d i", h=2)): matrices().map(two_heads),
     Columns(RMS()).on("(h d) i -> h d i", h=2).on("a b c -> c a b"): matrices().map(
         lambda x: two_heads(x).unsqueeze(-1)
     ),
 }
 SMOOTH_SHAPES = {0: (), 1: (5,), 2: (4, 3), 3: (4, 3, 1), 4: (4, 3, 1, 3)}
 
+UNPROJECTED = FromDual | InCoordinates | Quadratic | RootOverBlocks
 projectable = pytest.mark.parametrize(
     "norm",
-    [norm for norm in NORMS if not isinstance(norm, FromDual | InCoordinates | Quadratic)],
+    [norm for norm in NORMS if not isinstance(norm, UNPROJECTED)],
     ids=lambda norm: f"{norm}-{norm.ndim}",
 )
 each_norm = pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm}-{norm.ndim}")
@@ -333,7 +338,7 @@ def test_projection_in_float32_is_near_float64_at_every_scale(norm: Norm, scale:
 def test_balls_and_steps_are_not_negative(norm: Norm) -> None:
     x = smooth_point(norm, 0)
     for move, what in ((norm.project, "radius"), (norm.prox, "step")):
-        for number in (-1.0, float("nan")):
+        for number in (-1.0, float("nan"), torch.tensor(-1.0)):
             with pytest.raises(ValueError, match=f"{what}=.* a {what} is 0 or more"):
                 move(x, number)
 

@@ -45,9 +45,11 @@ from modula.norms import (
     Norm,
     Nuclear,
     RMSDual,
+    RootOverBlocks,
     Rows,
     Schatten,
     Spectral,
+    SumOverBlocks,
 )
 from modula.norms.coordinates import Elementwise, InCoordinates, Quadratic
 from strategies import seeds
@@ -76,12 +78,14 @@ NORMS: list[Norm] = [
     Columns(Max()),
     Spectral().on("(b o) i -> b o i", b=1),
 ]
-# Their balls have no projection in closed form: the general solver is patient with them.
+# Their balls have no projection, or a slow one: the general solver is patient with them.
 PATIENT: list[Norm] = [
     Schatten(3.0),
     KyFan(2),
     KyFanDual(2),
     FromDual(nuclear_and_more),
+    RootOverBlocks(L1().on("o i -> i o")),
+    SumOverBlocks(L2().on("o i -> i o")),
     InCoordinates(Max(2), Elementwise(torch.tensor(0.3, dtype=torch.float64))),
     Quadratic(Elementwise(torch.tensor(0.3, dtype=torch.float64))),
 ]

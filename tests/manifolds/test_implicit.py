@@ -69,6 +69,14 @@ def test_the_same_tangent_space_where_the_equations_are_unequal() -> None:
     assert_close(Implicit(of_unit_condition).to_tangent(w, v), exact)
 
 
+def test_one_equation_is_told_from_many() -> None:
+    here = torch.ones(6, 3, dtype=torch.float64)
+    assert Implicit(of_length_two).is_hypersurface((6, 3))
+    assert not Implicit(orthonormal).is_hypersurface((6, 3))
+    assert Implicit(orthonormal).is_hypersurface((2, 6, 1))  # a batch of single columns
+    assert not Implicit(lambda w: here @ w.T - 1).is_hypersurface((6, 3))  # knows one dtype
+
+
 def test_shortest_step_is_the_pseudo_inverse() -> None:
     a, b = random(4, 7) * torch.logspace(0, -3, 4, dtype=torch.float64)[:, None], random(2, 4)
     jacobian = Jacobian(lambda w: w @ a.T, random(2, 7))

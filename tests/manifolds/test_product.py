@@ -40,6 +40,8 @@ def test_the_parts_answer_for_themselves() -> None:
         Sphere().retract(point["gain"], v["gain"] - point["gain"] * (point["gain"] @ v["gain"])),
     )
     assert NETWORK.residual(moved) < 1e-12
+    constraints = NETWORK.tangent_constraints(point)
+    assert_close(constraints["gain"].of(v["gain"]), (point["gain"] @ v["gain"])[None])
 
 
 def test_the_laws_of_a_manifold_hold_for_the_whole() -> None:

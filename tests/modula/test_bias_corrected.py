@@ -1,91 +1,41 @@
-"""bias_corrected against naive loops of the whole algorithm, and what it refuses."""
+"""bias_corrected against naive loops of the whole algorithm."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from microbatches import (
+    DECAY,
+    LR,
+    PARTS,
+    Words,
+    assert_same_weights,
+    backward,
+    batches,
+    losses,
+    moved,
+    other_labels,
+    own_gradients,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import modula
-from metrics import Runner, draw, program
+from metrics import Runner, draw
 from modula import recipes
-from modula.duality import Average, Unbiased
+from modula.duality import Unbiased
 from modula.norms import (
     CrossFitted,
     Dense,
     Diagonal,
     DiagonalMode,
     Kronecker,
-    Max,
     Memory,
-    SpikeAndFlat,
     Sum,
     VarianceCorrected,
 )
 from modula.recipes import bias_corrected
-
-PARTS, DECAY, LR = 4, 0.1, 0.02
-
-
-class Words(nn.Module):
-    """Three classes of pairs of words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.table = nn.Embedding(9, 3)
-        self.inner = nn.Linear(6, 4)
-        self.head = nn.Linear(4, 3, bias=False)
-        self.double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.inner(self.table(x).flatten(1)).tanh())
-
-
-def batches(steps: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """A list of microbatches a step."""
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
-        x = torch.randint(9, (PARTS, 5, 2), generator=generator)
-        yield list(zip(x, x.sum(-1) % 3, strict=True))
-
-
-def losses(net: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-    """Of each microbatch, as a part of the mean."""
-    return (F.cross_entropy(net(x), y) / len(parts) for x, y in parts)
-
-
-def backward(net: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> None:
-    for loss in losses(net, parts):
-        loss.backward()
-
-
-def other_labels(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """In the place of labels drawn from the network."""
-    return [(x, (y + x[:, 0]) % 3) for x, y in parts]
-
-
-def own_gradients(net: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """The gradient of each microbatch's own mean loss, (M, *shape), by autograd alone."""
-    weights = dict(net.named_parameters())
-    means = [len(parts) * loss for loss in losses(net, parts)]
-    columns = zip(*(torch.autograd.grad(mean, [*weights.values()]) for mean in means), strict=True)
-    return {name: torch.stack(gs) for name, gs in zip(weights, columns, strict=True)}
-
-
-def assert_same_weights(net: nn.Module, twin: nn.Module, rtol: float = 1e-9) -> None:
-    for (name, mine), other in zip(net.named_parameters(), twin.parameters(), strict=True):
-        assert_close(mine, other, rtol=rtol, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def moved(net: nn.Module, start: nn.Module) -> float:
-    pairs = zip(net.parameters(), start.parameters(), strict=True)
-    return max((a - b).abs().max().item() for a, b in pairs)
-
 
 # --- AdamW ----------------------------------------------------------------------------------
 
@@ -365,79 +315,3 @@ def test_microbatches_are_kept_in_steps_that_renew_roots_only() -> None:
         optimizer.step()
     due, not_due = {"inner.weight": PARTS}, {}
     assert kept == [due, due, due, not_due, not_due, due]
-
-
-# --- refusals -------------------------------------------------------------------------------
-
-
-def states(optimizer: modula.SteepestDescent) -> list[Tensor]:
-    weights = [w for group in optimizer.param_groups for w in group["params"]]
-    values = (value for w in weights for value in optimizer.state[w].values())
-    return [x.detach().clone() for x in (*weights, *values)]
-
-
-@pytest.mark.parametrize("name", ["adamw", "shampoo"])
-@pytest.mark.parametrize("count", [0, 1])
-def test_a_step_without_two_microbatches_is_refused_and_nothing_is_changed(
-    name: str, count: int
-) -> None:
-    net = Words()
-    optimizer = bias_corrected(name)(net, **({"every": 1} if name == "shampoo" else {}))
-    first, second = batches(2)
-    backward(net, first)
-    optimizer.step()
-    optimizer.zero_grad()
-    before = states(optimizer)
-    if count:
-        backward(net, second[:1])
-    else:
-        for weight in net.parameters():
-            weight.grad = torch.ones_like(weight)
-    with pytest.raises(ValueError, match=rf"inner\.weight compares micro.* this step had {count}"):
-        optimizer.step()
-    for now, then in zip(states(optimizer), before, strict=True):
-        assert torch.equal(now, then)
-    optimizer.zero_grad()
-    backward(net, second)
-    optimizer.step()
-
-
-def test_one_microbatch_at_sampled_labels_is_refused() -> None:
-    net = Words()
-    optimizer = bias_corrected("sophia")(net)
-    (parts,) = batches(1)
-    with optimizer.sampled():
-        backward(net, parts[:1])
-    backward(net, parts)
-    with pytest.raises(ValueError, match="this step had 1 at sampled labels"):
-        optimizer.step()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [recipes.muon, "lion", partial(recipes.adamw)],
-    ids=["a recipe", "a name", "a partial"],
-)
-def test_other_recipes_are_refused(other: recipes.Recipe | str) -> None:
-    with pytest.raises(ValueError, match="correct adamw, sophia, shampoo; got"):
-        bias_corrected(other)
-
-
-def test_metrics_that_nothing_corrects_are_refused() -> None:
-    for metric in (Diagonal(Memory(1.0)), Diagonal(statistic="sampled_gradient"), Kronecker()):
-        with pytest.raises(ValueError, match="CrossFitted needs a Diagonal of gradients"):
-            CrossFitted(metric)
-    for metric in (Diagonal(Memory(0.9, unbiased=False)), Kronecker()):
-        with pytest.raises(ValueError, match="fit that is not coupled, or a Diagonal of sampled"):
-            VarianceCorrected(metric)
-    spiked = VarianceCorrected(Kronecker(SpikeAndFlat(2), fit=Sum()))
-    with pytest.raises(ValueError, match="no metric of this kind keeps SpikeAndFlat"):
-        program(spiked, (4, 6))
-
-
-def test_cross_fitting_stands_under_the_frobenius_norm_behind_adams_momentum() -> None:
-    for metric in (CrossFitted(Diagonal()), VarianceCorrected(Kronecker(fit=Sum()))):
-        with pytest.raises(ValueError, match="gives a direction and no coordinates"):
-            program(metric, (3, 4), norm=Max(2), momentum=Unbiased())
-    with pytest.raises(ValueError, match=r"Unbiased momentum, as Adam does; got Average\(beta=0.5"):
-        program(CrossFitted(Diagonal()), (3, 4), momentum=Average(0.5))

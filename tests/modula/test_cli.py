@@ -142,7 +142,12 @@ def test_the_newest_run_is_resumed_by_default() -> None:
         (["--compare", "muon@fast"], "'fast' is no number"),
         (["--options", "momentum=much"], "NAME=VALUE with a number for VALUE"),
         (["--options", "lr=1"], "the learning rate is given as lr"),
-        (["--optimizer", "muon", "--options", "moment=1"], "muon with moment=1: "),
+        (
+            ["--optimizer", "muon", "--options", "momentun=0.9"],
+            "recipes.muon has no option 'momentun': did you mean momentum?",
+        ),
+        (["--compare", "muon", "soap@every=0.5"], "recipes.soap needs a whole number for every"),
+        (["--optimizer", "muon", "--options", "momentum=2"], "muon with momentum=2: "),
         (["--lr", "0.1"], "automatic chooses its own learning rate"),
         (["--heads", "3"], "3 heads do not divide"),
         (["--steps", "0"], "steps must be at least 1"),

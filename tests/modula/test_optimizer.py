@@ -287,6 +287,30 @@ def test_weights_start_and_stay_on_their_manifold(
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "recipe", ["manifold_muon", "unit_condition", "oblique", "spectral_sphere"]
+)
+def test_a_run_in_half_precision_goes_on_from_where_it_was(
+    recipe: str, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its weights are off their manifold by their own rounding: more than others that are off."""
+    torch.manual_seed(0)
+    net = nn.Linear(32, 48, bias=False, dtype=dtype)
+    optimizer = getattr(modula.recipes, recipe)(net, 0.1)
+    net.weight.grad = torch.randn(48, 32).to(dtype)
+    optimizer.step()
+    before = net.weight.detach().clone()
+    caplog.clear()
+    getattr(modula.recipes, recipe)(net, 0.1)
+    assert torch.equal(net.weight, before)
+    assert not caplog.messages
+    with torch.no_grad():
+        net.weight[0] *= 9
+    getattr(modula.recipes, recipe)(net, 0.1)
+    assert len(caplog.messages) == 1
+
+
 def zero_of_a_square(w: Tensor) -> Tensor:
     return w.square().sum()
 

@@ -9,9 +9,24 @@ import torch
 from torch import Tensor, nn
 
 import modula
-from modula.duality import Clip, certify
-from modula.manifolds import Implicit, Product, Stiefel, Transposed, UnitConditionNumber
-from modula.norms import L2, Frobenius, FromDual, KyFan, KyFanDual, MaxOf, RMSToRMS
+from modula.duality import Clip, NoMomentum, Sharp, certify
+from modula.manifolds import Euclidean, Implicit, Product, Stiefel, Transposed, UnitConditionNumber
+from modula.norms import (
+    L2,
+    Diagonal,
+    Eigenbasis,
+    First,
+    Frobenius,
+    FromDual,
+    Kronecker,
+    KyFan,
+    KyFanDual,
+    LayerMoments,
+    MaxOf,
+    Metric,
+    RMSToRMS,
+)
+from modula.recipes import RECIPES
 
 
 def network() -> nn.Sequential:
@@ -124,9 +139,17 @@ def test_a_dual_norm_that_is_not_one_number_of_tensors(f: Any) -> None:
         FromDual(f).duality_map(torch.ones(3, 2))
 
 
-def test_what_has_no_effect_beside_groups_is_refused() -> None:
-    with pytest.raises(ValueError, match="weight_decay=0.1 have no effect beside groups"):
-        modula.recipes.hypersphere(network(), weight_decay=0.1)
+@pytest.mark.parametrize(
+    "given", [{"momentum": NoMomentum()}, {"potential": Sharp()}, {"weight_decay": 0.1}], ids=str
+)
+def test_what_has_no_effect_beside_groups_is_refused(given: dict[str, Any]) -> None:
+    net = network()
+    groups = [modula.Group(modula.groups.declarations_of(net))]
+    with pytest.raises(ValueError, match=f"{[*given][0]}=.* has no effect beside groups"):
+        modula.SteepestDescent(net, groups=groups, **given)
+
+
+def test_a_length_that_groups_and_optimizer_do_not_agree_on_is_refused() -> None:
     net = network()
     clipped = modula.groups.declarations_of(net, potential=Clip(2.0))
     with pytest.raises(ValueError, match=r"0.weight: Clip\(rho=2.0\) sets .* potential=Clip"):
@@ -134,14 +157,129 @@ def test_what_has_no_effect_beside_groups_is_refused() -> None:
     modula.SteepestDescent(net, groups=[modula.Group(clipped)], potential=Clip(2.0))
 
 
-def test_recipes_refuse_what_is_no_chart_and_no_radius() -> None:
-    with pytest.raises(ValueError, match=r"Rotations need a chart such as Cayley\(\)"):
-        modula.recipes.poet(network(), chart="cayley")
+def test_recipes_refuse_what_is_no_radius() -> None:
     with pytest.raises(ValueError, match="radii must be positive and finite"):
         modula.recipes.scion(network(), radius=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"lr": "x"}, "needs a number or an Automatic for lr, such as 0.1; got 'x'"),
+        ({"lr": float("nan")}, "needs a number or an Automatic for lr, such as 0.1; got nan"),
+        ({"lr": -1}, "lr must be zero or positive"),
+        ({"momentum": 0.9}, r"needs a Momentum for momentum, such as Average\(beta=0.95, nest"),
+        ({"potential": "unit"}, r"needs a Potential for potential, such as Unit\(\); got 'unit'"),
+        ({"potential": Sharp}, r"needs a Potential for potential: write Sharp\(...\) with"),
+        ({"weight_decay": None}, "needs a number or a Decay for weight_decay, such as 0.0; got N"),
+        ({"groups": [3]}, r"needs a list of which each is a Group or None for groups; got \[3\]"),
+        ({"maximize": "no"}, "needs True or False for maximize, such as False; got 'no'"),
+        ({"certify_every": True}, "certify_every is a whole number of steps from 1 up; got True"),
+        ({"certify_every": "100"}, "certify_every is a whole number of steps from 1 up; got '100'"),
+        ({"certify_every": -3}, "certify_every is a whole number of steps from 1 up; got -3"),
+        ({"process_group": "all"}, "needs a ProcessGroup for process_group; got 'all'"),
+        ({"state_dtype": "bfloat16"}, "state_dtype is torch.bfloat16 or None; got bfloat16"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_kind(given: dict[str, Any], words: str) -> None:
+    net = network()
+    before = values(net)
+    with pytest.raises(ValueError, match=words) as error:
+        modula.SteepestDescent(modula.declare(net, {"0.weight": Stiefel()}), **given)
+    assert "\n" not in str(error.value)
+    assert all(map(torch.equal, values(net), before))
+
+
+def test_what_is_no_network() -> None:
+    words = "needs the network itself, a torch.nn.Module, and not its parameters"
+    parameters: Any = network().parameters()
+    for make in (modula.SteepestDescent, modula.declare, *RECIPES.values()):
+        with pytest.raises(ValueError, match=words):
+            make(parameters)
+
+
+def test_overrides_that_are_none() -> None:
+    overrides: Any = [("0.weight", Stiefel())]
+    with pytest.raises(ValueError, match="declare needs a mapping from names, roles or types"):
+        modula.declare(network(), overrides)
+    with pytest.raises(ValueError, match="the override 3 is no name, no role and no type of mod"):
+        modula.declare(network(), {3: Stiefel()})
+
+
+def test_a_group_of_what_is_no_declaration() -> None:
+    net = network()
+    optimizer = modula.SteepestDescent(net)
+    weight = nn.Parameter(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="needs a Declaration for 'extra'; got RMSToRMS"):
+        optimizer.add_param_group({"params": [("extra", weight)], "declarations": [RMSToRMS()]})
+    assert len(optimizer.param_groups) == 1
+    with pytest.raises(ValueError, match="lr must be zero or positive, and finite; got -1"):
+        modula.Group(modula.groups.declarations_of(net), -1)
 
 
 def test_a_certificate_needs_a_shape_that_the_manifold_has() -> None:
     wide = torch.ones(2, 3)
     with pytest.raises(ValueError, match=r"or declare Transposed\(Stiefel\(\)\)"):
         certify(RMSToRMS(), Stiefel(), wide, wide, wide)
+
+
+@pytest.mark.parametrize("name", ["weight", "gradient", "direction"])
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (torch.tensor([[1.0, float("nan")]]), "the {} is not finite in 1 of 2 entries"),
+        (torch.tensor([[float("inf")] * 2]), "the {} is not finite in 2 of 2 entries"),
+        (torch.tensor([[1, 2]]), "the {} is of torch.int64: a certificate needs real floating"),
+        (torch.tensor([[1j, 2]]), "the {} is of torch.complex64: a certificate needs real"),
+        (torch.ones(1, 2, device="meta"), "on one device, with their values; got .*meta"),
+        (torch.ones(2, 1), "all of one shape; got "),
+        ([[1.0, 2.0]], r"certify needs a Tensor for {}; got \[\[1.0, 2.0\]\]"),
+    ],
+    ids=str,
+)
+def test_a_certificate_needs_numbers_of_one_kind(name: str, bad: Any, words: str) -> None:
+    given = {each: torch.ones(1, 2) for each in ("weight", "gradient", "direction")} | {name: bad}
+    with pytest.raises(ValueError, match=words.format(name)) as error:
+        certify(RMSToRMS(), Euclidean(), **given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_certificate_needs_a_norm_and_a_manifold() -> None:
+    x, nothing = torch.ones(1, 2), Any
+    with pytest.raises(ValueError, match="certify needs a Norm for norm"):
+        certify(nothing, Euclidean(), x, x, x)
+    with pytest.raises(ValueError, match=r"certify needs a Manifold for manifold, such as Eucl"):
+        certify(RMSToRMS(), nothing, x, x, x)
+
+
+def test_a_layer_that_shows_no_inputs_is_found_before_any_weight_is_projected() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+            self.own = nn.Parameter(torch.ones(3, 3))
+
+    net = Own()
+    before = values(net)
+    overrides = {"linear.weight": Stiefel(), "own": L2(2).under(LayerMoments())}
+    with pytest.raises(ValueError, match="own"):
+        modula.SteepestDescent(modula.declare(net, overrides))
+    assert all(map(torch.equal, values(net), before))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        Diagonal(statistic="sampled_gradeint"),
+        First(Kronecker(statistic="sampled_gradeint")),
+        Eigenbasis(Kronecker(statistic="sampled_gradeint")),
+        LayerMoments(inputs="sampled_gradeint"),
+    ],
+    ids=str,
+)
+def test_a_statistic_that_nothing_measures(metric: Metric) -> None:
+    net = modula.declare(network(), {"0.weight": L2(2).under(metric)})
+    words = "^0.weight: .*'sampled_gradeint', which nothing measures: the nearest is 'sampled_grad"
+    with pytest.raises(ValueError, match=words):
+        modula.SteepestDescent(net)

@@ -6,10 +6,11 @@ from math import sqrt
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.norms.base import Norm
+from modula.norms.base import NoClosedForm, Norm
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import L1, L2, RMS, Frobenius
@@ -140,6 +141,48 @@ def test_weights_keep_their_dtypes(build: Build) -> None:
     assert {name: w.dtype for name, w in t.items()} == {name: w.dtype for name, w in g.items()}
 
 
+def minus(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x[name] - y[name] for name in x}
+
+
+@pytest.mark.parametrize("build", [MaxOf, SumOf])
+@settings(max_examples=8, deadline=None)
+@given(x=matrices(), seed=seeds(), share=st.floats(0.01, 1.2))
+def test_projection_and_proximal_map_are_optimal(
+    build: Build, x: Tensor, seed: int, share: float
+) -> None:
+    """<w - p, p> = radius ||w - p||_* on the ball, and the same of the dual ball (Moreau)."""
+    norm, w = build(PARTS), network(x, seed)
+    rounding = 1e-9 * float(inner(w, w))
+    radius = share * float(norm(w))
+    p = norm.project(w, radius)
+    assert norm(p) <= radius * (1 + 1e-9)
+    if share < 1:
+        assert_close(
+            inner(minus(w, p), p), radius * norm.dual(minus(w, p)), rtol=1e-9, atol=rounding
+        )
+    else:
+        assert_close(p, w)
+    step = share * float(norm.dual(w))
+    y = norm.prox(w, step)
+    assert norm.dual(minus(w, y)) <= step * (1 + 1e-9)
+    assert_close(inner(minus(w, y), y), step * norm(y), rtol=1e-9, atol=rounding)
+
+
+def test_hand_computed_projections_of_networks() -> None:
+    w = {"a": torch.tensor([3.0, 4.0]).double(), "b": torch.tensor([1.0]).double().bfloat16()}
+    parts: dict[str, tuple[Norm, float]] = {"a": (L2(), 1.0), "b": (L2(), 2.0)}
+    found = MaxOf(parts).project(w, 1.0)
+    assert_close(found, {"a": w["a"] / 5, "b": w["b"] / 2})
+    found = SumOf(parts).prox(w, 0.25)
+    assert_close(found, {"a": 0.95 * w["a"], "b": w["b"] / 2})
+    found = SumOf(parts).project(w, 3.9)  # step 1.1: 5 - 1.1 is left, and of b nothing
+    assert_close(found, {"a": 3.9 / 5 * w["a"], "b": 0 * w["b"]})
+    for move in (RootOf(parts).project, RootOf(parts).prox):
+        with pytest.raises(NoClosedForm, match="MaxOf and SumOf have one"):
+            move(w, 1.0)
+
+
 def test_root_of_frobenius_is_globally_normalised_gradient() -> None:
     g = {"a": torch.tensor([[3.0]]), "b": torch.tensor([[0.0, 4.0]])}
     norm = RootOf({"a": (Frobenius(), 1.0), "b": (Frobenius(), 1.0)})
@@ -176,6 +219,8 @@ def test_wrong_networks_are_refused_by_name() -> None:
         norm.dual({"a": torch.ones(3, 2, 2), "b": torch.ones(2)})
     with pytest.raises(ValueError, match="the factor must be positive and finite"):
         MaxOf({"a": (RMSToRMS(), 0.0)})
+    with pytest.raises(ValueError, match=r"write {'a': \(RMS\(\), 1.0\)}"):
+        MaxOf({"a": RMS()})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="different names; got none"):
         MaxOf({})
     with pytest.raises(ValueError, match="different names; got a, a"):

@@ -1,5 +1,6 @@
 """Projections on balls and proximal maps: hand-computed, by brute force, and what is refused."""
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -24,6 +25,7 @@ from modula.norms import (
     Schatten,
     Spectral,
 )
+from modula.norms.numerics import decreasing_root
 
 G = torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=torch.float64)  # singular values 3 and 1, sqrt(5)
 
@@ -164,3 +166,28 @@ def test_nothing_is_written_to() -> None:
         norm.project(x, 100.0).mul_(2)
         norm.prox(x, 0.0).mul_(2)
     assert torch.equal(x, G)
+
+
+def test_a_decreasing_root_is_found_within_the_steps_of_bisection_and_usually_in_few() -> None:
+    wanted, count = torch.linspace(0.01, 0.99, 99, dtype=torch.float64), 0
+    high = torch.full_like(wanted, 1.0)
+
+    def counted(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def g(t: Tensor) -> Tensor:
+            nonlocal count
+            count += 1
+            return f(t)
+
+        return g
+
+    for f, most in (
+        (lambda t: wanted - t, 15),
+        (lambda t: 1 / (1 + t) - 1 / (1 + wanted), 25),
+        (lambda t: (-5 * t).exp() - (-5 * wanted).exp(), 63),
+        (lambda t: torch.where(t < wanted, 3.0, 0.01) * (wanted - t), 63),
+        (lambda t: torch.where(t < wanted, 1.0, -1.0).double(), 63),
+    ):
+        count = 0
+        assert_close(decreasing_root(counted(f), high), wanted, rtol=0, atol=1e-15)
+        assert count <= most
+    assert_close(decreasing_root(lambda t: -1 - t, high), 0 * high)

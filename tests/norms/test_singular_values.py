@@ -56,7 +56,7 @@ def test_a_large_matrix_neither_overflows_nor_vanishes(p: float) -> None:
     assert_close(Schatten(p).dual(x).item(), sqrt(300 * 200), rtol=1e-3, atol=0.0)
 
 
-@pytest.mark.parametrize("p", [0.5, 0, -1, float("nan")])
+@pytest.mark.parametrize("p", [0.5, 0, -1])
 def test_p_below_one_is_no_norm(p: float) -> None:
     with pytest.raises(ValueError, match=r"is no norm: p must be 1 or more; Schatten\(1\) is Nuc"):
         Schatten(p)

@@ -41,12 +41,22 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
 
 
+def moment(size: int, seed: int = 0) -> Tensor:
+    """The second moment of some rows."""
+    rows = draw(3 * size, size, seed=seed)
+    return rows.mT @ rows / len(rows)
+
+
+def setting(metric: Metric, norm: Norm | None = None, ndim: int = 2, **how: Any) -> Setting:
+    """The preconditioned gradient, or the steepest direction in a norm."""
+    how.setdefault("potential", Sharp() if norm is None else Unit())
+    return Setting(norm or L2(ndim), metric=metric, **how)
+
+
 def program(
     metric: Metric, shape: tuple[int, ...], norm: Norm | None = None, **how: Any
 ) -> Program:
-    potential = how.pop("potential", Sharp() if norm is None else Unit())
-    setting = Setting(norm or L2(len(shape)), metric=metric, potential=potential, **how)
-    return program_of(Declaration(setting), shape)
+    return program_of(Declaration(setting(metric, norm, len(shape), **how)), shape)
 
 
 class Runner:
@@ -76,3 +86,8 @@ def kronecker_samples(rows: Tensor, columns: Tensor) -> Tensor:
     m, n = len(rows), len(columns)
     units = torch.eye(m * n, dtype=DTYPE).reshape(m * n, m, n)
     return rows @ units @ columns
+
+
+def once(metric: Metric, g: Tensor, norm: Norm | None = None, **statistics: Tensor) -> Tensor:
+    """The direction of a first step."""
+    return Runner(metric, tuple(g.shape), norm=norm).step(g, **statistics)

@@ -1,0 +1,160 @@
+"""A gradient whose square overflows is left out where squares are averaged; training goes on."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import modula
+from modula.duality import Declaration, Graft, Setting, Sharp
+from modula.duality.program import SAMPLED
+from modula.gradients import squares_are_finite
+from modula.norms import L2, Diagonal
+from modula.recipes import RECIPES
+from modula.statistics import sampled_labels
+
+HUGE = 1e25
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def data(seed: int, count: int = 16) -> Tensor:
+    return torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def train(
+    optimizer: modula.SteepestDescent,
+    net: nn.Module,
+    seed: int,
+    scale: float = 1.0,
+    sampled: float | None = None,
+) -> None:
+    """A step of classification, with all passes that a metric may ask for, losses times `scale`."""
+    torch.manual_seed(seed)  # what perturbed() draws
+    optimizer.zero_grad()
+    with optimizer.perturbed():
+        for part in data(seed).chunk(2):
+            (scale * F.cross_entropy(net(part), part[:, :3].argmax(-1)) / 2).backward()
+    if optimizer.asks_for(*SAMPLED):
+        scale = scale if sampled is None else sampled
+        with optimizer.sampled():
+            for part in data(seed).chunk(2):
+                logits = net(part)
+                (scale * F.cross_entropy(logits, sampled_labels(logits)) / 2).backward()
+    optimizer.step()
+
+
+def loss_of(net: nn.Module) -> float:
+    x = data(99, 256)
+    return F.cross_entropy(net(x), x[:, :3].argmax(-1)).item()
+
+
+def copies(tensors: list[Tensor]) -> list[Tensor]:
+    return [x.detach().clone() for x in tensors]
+
+
+def assert_finite(optimizer: modula.SteepestDescent, net: nn.Module) -> None:
+    assert all(weight.isfinite().all() for weight in net.parameters())
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            assert value.isfinite().all(), name
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 10), (3, 50)])
+@pytest.mark.parametrize("name", [*RECIPES])
+def test_training_goes_on(
+    name: str, before: int, after: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = network()
+    optimizer = RECIPES[name](net)
+    for seed in range(before):
+        train(optimizer, net, seed)
+    weights = [weight for _, weight, d in optimizer._rows() if d.has_metric]
+    start, kept = loss_of(net), copies(weights)
+    caplog.clear()
+    train(optimizer, net, 100, HUGE)
+    assert_finite(optimizer, net)
+    assert all(map(torch.equal, weights, kept))
+    assert ("too large to be squared" in caplog.text) == bool(weights)
+    for seed in range(200, 200 + after):
+        train(optimizer, net, seed)
+    assert_finite(optimizer, net)
+    kept = copies(weights)
+    train(optimizer, net, 300)
+    assert not any(map(torch.equal, weights, kept))
+    if len(weights) == len([*net.parameters()]):  # else momenta follow the huge one for long
+        assert loss_of(net) < start
+
+
+@pytest.mark.parametrize("name", ["sophia", "bias_corrected_sophia", "kfac", "ekfac"])
+def test_a_huge_gradient_at_sampled_labels_is_no_sample(name: str) -> None:
+    net = network()
+    optimizer = RECIPES[name](net)
+    train(optimizer, net, 0, sampled=HUGE)
+    assert_finite(optimizer, net)
+    before = loss_of(net)
+    for seed in range(1, 50):
+        train(optimizer, net, seed)
+    assert_finite(optimizer, net)
+    assert loss_of(net) < before
+
+
+def test_weights_without_a_metric_take_the_step() -> None:
+    net = network()
+    optimizer = modula.recipes.muon(net)
+    before = copies([*net.parameters()])
+    train(optimizer, net, 0, HUGE)
+    moved = [not torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True)]
+    assert moved == [True, False, True, False]  # weights by Muon, biases by AdamW
+    assert optimizer.skipped == 0
+
+
+def test_a_graft_has_a_metric() -> None:
+    plain = Setting(L2(2))
+    adam = Setting(L2(2), metric=Diagonal(), potential=Sharp())
+    assert not Declaration(plain, scalers=(Graft(plain),)).has_metric
+    assert Declaration(plain, scalers=(Graft(adam),)).has_metric
+    assert Declaration(adam).has_metric
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "fine"),
+    [
+        (1e18, torch.float32, True),
+        (1e20, torch.float32, False),
+        (6e4, torch.float16, True),
+        (1e18, torch.bfloat16, True),
+        (1e20, torch.bfloat16, False),
+        (1e100, torch.float64, True),
+        (1e200, torch.float64, False),
+        (float("nan"), torch.float32, False),
+        (-float("inf"), torch.float16, False),
+    ],
+)
+def test_squares_are_taken_in_the_precision_of_state(
+    value: float, dtype: torch.dtype, fine: bool
+) -> None:
+    x = torch.full((2, 2), value, dtype=dtype)
+    others = [torch.zeros(0), torch.ones(3, dtype=torch.float64), torch.ones((), dtype=dtype)]
+    assert squares_are_finite([*others, x]) == fine
+
+
+def test_the_weights_that_are_left_out_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    net = network()
+    optimizer = modula.recipes.adamw(net)
+    for weight in net.parameters():
+        weight.grad = torch.ones_like(weight)
+    net[2].weight.grad *= HUGE
+    before = copies([*net.parameters()])
+    with caplog.at_level(logging.WARNING):
+        optimizer.step()
+    assert caplog.messages == [
+        "too large to be squared, and so left out of this step: the gradient of 2.weight"
+    ]
+    moved = [not torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True)]
+    assert moved == [True, True, False, True]
