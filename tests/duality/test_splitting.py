@@ -96,7 +96,7 @@ def test_normal_parts_make_no_sharp_angle_with_any_tangent_of_a_cone(seed: int) 
 @pytest.mark.parametrize("norm", [L1(2), Max(2), Nuclear()], ids=str)
 @pytest.mark.parametrize("manifold", [Stiefel(), Isospectral()], ids=str)
 def test_fifty_rounds_are_within_a_hundredth_of_the_bound(norm: Norm, manifold: Manifold) -> None:
-    """At 24 x 16: by 2 to 6 % of the gap it missed before rounds were extrapolated."""
+    """Rounds that were not extrapolated, averaged, missed 4 % under L1."""
     weight, gradient = draw(manifold, (24, 16), 0)
     tangent = manifold.to_tangent(weight, gradient)
     d = solve(norm, manifold, weight, tangent)[0]
