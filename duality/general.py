@@ -3,10 +3,10 @@ r"""The general solver: the steepest unit tangent for any norm on any manifold.
     argmax <G, A>   over   ||A|| <= 1   and   A tangent at W
 
 Rounds of splitting, first with a large rho, which finds the multiplier Z, then with a small one,
-which finds a point; then a mixture of points of the ball that is nearly tangent.  At the end it is
-made tangent and scaled to norm one; so the result is always feasible.  Every round proves something
-too: Z is normal to the manifold, hence no tangent of norm one gains more than ||G + Z||_*, and the
-best Z makes that an equality.
+which finds a point; then a mixture of points of the ball near it that is nearly tangent.  Both are
+made tangent and scaled to norm one, and the better one is taken, so that the result is feasible.
+Every round proves something too: Z is normal to the manifold, hence no tangent of norm one gains
+more than ||G + Z||_*, and the best Z makes that an equality.
 
 The tangents may as well be a convex cone, as at the boundary of a region: then -Z makes no sharp
 angle with any of them, which is all that the bound needs.  What a cone changes: -D has to be in
@@ -151,7 +151,7 @@ def _best(
                 at = found
         multiplier = at.multiplier
         near = at.point + rho * (g + multiplier)
-        points = [made_tangent(project, to_tangent, near, last, ndim)]
+        points = [at.point, made_tangent(project, to_tangent, near, last, ndim)]
     best = start.point
     for y in points:
         d = _repaired(norm, to_tangent, y, ndim)
@@ -165,16 +165,17 @@ def multiplier_bounds(
     """Upper bounds on <G, A> over all tangents A of norm one: ||G + Z||_*, falling by and by."""
     size, ndim = torch.linalg.vector_norm(gradient), _ndim(norm, manifold)
     to_tangent, g = manifold.tangent_projector(weight), normalise(gradient, ndim=gradient.ndim)
-    start, project = _start(norm, to_tangent, g, ndim, None), _projection(norm, g)
+    multiplier, project = to_tangent(g) - g, _projection(norm, g)
     if project is None:
         maps = MAPS_PER_ROUND * rounds
-        found = subgradient_steps(norm, to_tangent, g, start.multiplier, maps, ndim)
+        found = subgradient_steps(norm, to_tangent, g, multiplier, maps, ndim)
     else:
+        start = _start(norm, to_tangent, g, ndim, None)
         rho = FAR * length(start.point, ndim)
         found = split(project, to_tangent, g, start, rho, rounds, ndim)
-    for k, each in enumerate(chain([start], found)):
+    for k, each in enumerate(chain([multiplier], (each.multiplier for each in found))):
         if k % every == 0:
-            yield size * norm.dual(g + normal_part(to_tangent, each.multiplier))
+            yield size * norm.dual(g + normal_part(to_tangent, each))
 
 
 def _repaired(norm: Norm, to_tangent: ToTangent, y: Tensor, ndim: int) -> Tensor:

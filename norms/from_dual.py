@@ -82,8 +82,10 @@ class FromDual(Norm):
         if not x.numel():
             return x.new_zeros(batch), x
         listed = x.reshape(-1, *x.shape[len(batch) :])
+        both = torch.func.grad_and_value(self.f)
         try:
-            slopes, values = torch.func.vmap(torch.func.grad_and_value(self.f))(listed)
+            # For one weight, half of the time would go into making a batch of it.
+            slopes, values = torch.func.vmap(both)(listed) if len(listed) > 1 else both(listed[0])
         except RuntimeError as error:
             raise ValueError(
                 f"{self} could not be differentiated on {tuple(listed.shape[1:])}: f is to give "

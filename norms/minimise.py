@@ -12,6 +12,7 @@ TRIALS = 30  # lengths that a line search tries
 SUFFICIENT, FLATTER = 1e-4, 0.9  # the weak Wolfe conditions: fall, and slope, of a step
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor, Tensor]  # step, change of gradient, 1 / their product or 0
 
 
 def minimise(f: Slope, start: Tensor, iterations: int) -> Tensor:
@@ -25,7 +26,7 @@ def minimise(f: Slope, start: Tensor, iterations: int) -> Tensor:
     x = start
     value, slope = f(x)
     eps = torch.finfo(x.dtype).eps
-    pairs: list[tuple[Tensor, Tensor]] = []
+    pairs: list[Pair] = []
     idle = torch.zeros_like(value)  # steps in a row that were not worth taking
     for _ in range(iterations):
         active = (idle < 2).unsqueeze(-1)
@@ -36,29 +37,28 @@ def minimise(f: Slope, start: Tensor, iterations: int) -> Tensor:
         better = (reached < value).unsqueeze(-1)
         idle = torch.where(value - reached > 2 * eps * value.abs(), 0 * idle, idle + 1)
         step, change = (torch.where(better, each, 0 * each) for each in (step, new - slope))
-        pairs = [*pairs[1 - MEMORY :], (step, change)]
+        curvature = _dot(step, change).clamp(min=0)
+        pairs = [*pairs[1 - MEMORY :], (step, change, ratio(torch.ones_like(curvature), curvature))]
         x, slope, value = x + step, slope + change, torch.minimum(value, reached)
     return x
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum(-1, keepdim=True)
+    return torch.linalg.vecdot(x, y).unsqueeze(-1)
 
 
-def _inverse_hessian(pairs: list[tuple[Tensor, Tensor]], slope: Tensor) -> Tensor:
-    """The two-loop recursion; a pair without positive curvature counts for nothing."""
-    q, taken = slope, []
-    for step, change in reversed(pairs):
-        weight = ratio(torch.ones_like(step[:, :1]), _dot(step, change).clamp(min=0))
-        share = weight * _dot(step, q)
-        q = q - share * change
-        taken.append((weight, share))
+def _inverse_hessian(pairs: list[Pair], slope: Tensor) -> Tensor:
+    """The two-loop recursion; a pair without positive curvature has no weight."""
+    q, shares = slope, []
+    for step, change, weight in reversed(pairs):
+        shares.append(weight * _dot(step, q))
+        q = torch.addcmul(q, shares[-1], change, value=-1)
     if pairs:
-        step, change = pairs[-1]
+        step, change, _ = pairs[-1]
         curvature = ratio(_dot(step, change), _dot(change, change))
         q = q * torch.where(curvature > 0, curvature, torch.ones_like(curvature))
-    for (step, change), (weight, share) in zip(pairs, reversed(taken), strict=True):
-        q = q + (share - weight * _dot(change, q)) * step
+    for (step, change, weight), share in zip(pairs, reversed(shares), strict=True):
+        q = torch.addcmul(q, share - weight * _dot(change, q), step)
     return q
 
 
