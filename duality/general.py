@@ -57,21 +57,21 @@ MAPS_PER_ROUND = 4  # duality maps that do as much as a round of splitting
 
 
 def _start(
-    norm: Norm, to_tangent: ToTangent, gradient: Tensor, ndim: int, dual: Tensor | None
-) -> Round:
-    """Where the rounds start: from the duality map of the gradient's tangent part, made feasible;
-    or, where it is proved to be much nearer, from what another run has left as its `dual`.
+    norm: Norm, to_tangent: ToTangent, gradient: Tensor, ndim: int, dual: Tensor | None = None
+) -> tuple[Round, Tensor]:
+    """Where the rounds start, and their rho: at the duality map of the gradient's tangent part,
+    made feasible; or, where it is proved to be much nearer, at what another run left as its `dual`.
     """
     tangent = to_tangent(gradient)
     new = Round(_repaired(norm, to_tangent, norm.duality_map(tangent), ndim), tangent - gradient)
     if dual is None:
-        return new
+        return new, FAR * length(new.point, ndim)
     kept = Round(_repaired(norm, to_tangent, dual, ndim), normal_part(to_tangent, -dual))
     enough = (_missing(norm, gradient, new, ndim) / NEARER).clamp(max=ENOUGH)
     is_nearer = _missing(norm, gradient, kept, ndim) < enough
-    return Round(
-        *(torch.where(is_nearer, old, young) for old, young in zip(kept, new, strict=True))
-    )
+    point = torch.where(is_nearer, kept.point, new.point)
+    multiplier = torch.where(is_nearer, kept.multiplier, new.multiplier)
+    return Round(point, multiplier), torch.where(is_nearer, NEAR, FAR) * length(point, ndim)
 
 
 def _missing(norm: Norm, gradient: Tensor, at: Round, ndim: int) -> Tensor:
@@ -135,7 +135,7 @@ def _best(
     dual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best feasible point for a gradient of length one (or zero), and the last multiplier."""
-    start = _start(norm, to_tangent, g, ndim, dual)
+    start, far_rho = _start(norm, to_tangent, g, ndim, dual)
     project = _projection(norm, g)
     if project is None:
         maps = MAPS_PER_ROUND * rounds
@@ -145,12 +145,12 @@ def _best(
         last = min(TO_TANGENT, rounds // 4)
         far = ceil(FAR_SHARE * (rounds - last))
         at = start
-        for step, count in ((FAR, far), (NEAR, rounds - last - far)):
-            rho = step * length(start.point, ndim)
+        near_rho = NEAR * length(start.point, ndim)
+        for rho, count in ((far_rho, far), (near_rho, rounds - last - far)):
             for found in split(project, to_tangent, g, at, rho, count, ndim):
                 at = found
         multiplier = at.multiplier
-        near = at.point + rho * (g + multiplier)
+        near = at.point + near_rho * (g + multiplier)
         points = [at.point, made_tangent(project, to_tangent, near, last, ndim)]
     best = start.point
     for y in points:
@@ -170,8 +170,7 @@ def multiplier_bounds(
         maps = MAPS_PER_ROUND * rounds
         found = subgradient_steps(norm, to_tangent, g, multiplier, maps, ndim)
     else:
-        start = _start(norm, to_tangent, g, ndim, None)
-        rho = FAR * length(start.point, ndim)
+        start, rho = _start(norm, to_tangent, g, ndim)
         found = split(project, to_tangent, g, start, rho, rounds, ndim)
     for k, each in enumerate(chain([multiplier], (each.multiplier for each in found))):
         if k % every == 0:

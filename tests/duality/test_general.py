@@ -4,17 +4,14 @@ from statistics import median
 
 import pytest
 import torch
+from directions import direction, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.duality import Average, NoRule, Program, Setting, Sharp, certify, derive, plan_of
-from modula.duality.general import solve, steepest_tangent
-from modula.duality.hyperplane import steepest_in_hyperplane
-from modula.duality.plan import Declaration
-from modula.duality.rules import rule_name
-from modula.groups import Group
+from modula.duality import certify
+from modula.duality.general import steepest_tangent
 from modula.manifolds import Manifold, Oblique, Sphere, Stiefel
 from modula.manifolds.implicit import Implicit
 from modula.manifolds.spectral_sphere import SpectralSphere
@@ -25,7 +22,6 @@ from modula.norms import (
     L2,
     RMS,
     Columns,
-    Frobenius,
     FromDual,
     Max,
     Norm,
@@ -34,7 +30,6 @@ from modula.norms import (
     Rows,
     Spectral,
 )
-from modula.optimizer import SteepestDescent
 
 NORMS: list[Norm] = [
     L1(2),
@@ -58,23 +53,6 @@ MANIFOLDS: list[Manifold] = [
 ]
 SHAPES = [(6, 4), (5, 5), (7, 3), (4, 1)]
 POLAR = (Spectral, type(2.0 * RMSToRMS()))  # on Stiefel: another rule, of matrix polynomials
-
-
-def direction(norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor) -> Tensor:
-    """D, by the plain twins."""
-    derived = derive(Setting(norm, manifold), weight.shape[-2:])
-    return derived.first_direction(weight, gradient)
-
-
-def draw(
-    manifold: Manifold, shape: tuple[int, ...], seed: int, decades: int = 0
-) -> tuple[Tensor, Tensor]:
-    """A weight and a gradient whose columns span so many decades."""
-    generator = torch.Generator().manual_seed(seed)
-    weight, gradient = torch.randn(2, *shape, dtype=torch.float64, generator=generator)
-    columns = torch.logspace(0, -decades, shape[-1], dtype=torch.float64)
-    # Not `project`, which would leave the spectral sphere's largest singular value repeated.
-    return manifold.retract(weight, torch.zeros_like(weight)), gradient * columns
 
 
 def gaps(norm: Norm, manifold: Manifold, tolerance: float) -> list[float]:
@@ -115,24 +93,6 @@ def test_the_solver_beats_projecting_the_duality_map(norm: Norm, manifold: Manif
     assert (gradient * d).sum() >= (gradient * naive / norm(naive)).sum() - 1e-9
 
 
-JUMP = torch.tensor([[3.0, 4.0], [0.0, 5.0]], dtype=torch.float64)
-DIAGONAL = torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))
-
-
-def test_spectral_sphere_at_a_jump() -> None:
-    found = direction(Spectral(), SpectralSphere(2.0), DIAGONAL, JUMP)
-    expected = torch.tensor([[0.0, 0.624695], [0.0, 0.780869]], dtype=torch.float64)
-    assert_close(found, expected, rtol=0, atol=1e-6)
-    assert float((JUMP * found).sum()) == pytest.approx(41**0.5, abs=1e-6)
-
-
-def test_frobenius_sphere_at_a_jump() -> None:
-    found = direction(Spectral(), Sphere(5**0.5, ndim=2), DIAGONAL, JUMP)
-    expected = torch.tensor([[-0.329252, 0.752577], [0.376288, 0.658505]], dtype=torch.float64)
-    assert_close(found, expected, rtol=0, atol=1e-6)
-    assert float((JUMP * found).sum()) == pytest.approx(28.25**0.5, abs=1e-6)
-
-
 def test_the_generic_solver_finds_the_stiefel_optimum_that_is_not_orthonormal() -> None:
     weight = torch.eye(3, 2, dtype=torch.float64)
     gradient = torch.tensor([[3.0, 4.0], [0.0, 5.0], [1.0, 2.0]], dtype=torch.float64)
@@ -142,16 +102,6 @@ def test_the_generic_solver_finds_the_stiefel_optimum_that_is_not_orthonormal() 
         [[0.0, 0.872872], [-0.872872, 0.0], [0.218218, 0.436436]], dtype=torch.float64
     )
     assert_close(found, expected, rtol=0, atol=1e-5)
-
-
-def test_a_vector_under_the_max_norm_on_the_sphere_by_hand() -> None:
-    # W = e1: the tangents have no first entry, so the others take the sign of the gradient.
-    weight = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-    normal_part = torch.tensor([[5.0, -2.0, 0.1]], dtype=torch.float64)
-    gradient = Sphere().to_tangent(weight, normal_part)
-    found, least = steepest_in_hyperplane(Max(), weight.expand_as(gradient), gradient)
-    assert_close(found, torch.tensor([[0.0, -1.0, 1.0]], dtype=torch.float64))
-    assert_close(least, torch.tensor([2.1], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("manifold", [Sphere(ndim=2), Oblique("rows"), Stiefel()], ids=str)
@@ -268,132 +218,3 @@ def test_a_norm_without_projection_is_served_by_its_duality_map(manifold: Manifo
     assert certificate.tangency < 1e-9
     assert certificate.norm <= 1 + 1e-3  # to which the value of such a norm is known
     assert -1e-3 <= certificate.gap < 0.02
-
-
-def test_more_special_rules_keep_winning() -> None:
-    expected = {
-        (Frobenius(), SpectralSphere()): "riemannian_gradient",
-        (Spectral(), Stiefel()): "manifold_muon",
-        (Rows(RMS()), Oblique("rows")): "oblique_rows",
-        (Rows(RMS()), Oblique("columns")): "general_solver",
-        (Columns(L1()), Oblique("columns")): "oblique_columns",
-        (Max(2), Stiefel()): "general_solver",
-        (Max(2), Sphere(ndim=2)): "hyperplane_root",
-        (Spectral(), SpectralSphere()): "hyperplane_root",
-        (Max(2), Sphere()): "general_solver",  # a sphere for each row: many constraints
-    }
-    found = {pair: rule_name(Setting(*pair), (6, 4)) for pair in expected}
-    assert found == expected
-
-
-def test_a_plan_names_the_solver() -> None:
-    declaration = Declaration(Setting(Max(2), Stiefel(), momentum=Average()))
-    row = plan_of([("head.weight", (6, 4), declaration, 4)])["head.weight"]
-    assert row.rule == "general_solver"
-    assert row.known_as == "Riemannian steepest descent"
-    assert str(row.program).splitlines()[1:] == [
-        "tangent = to_tangent[Stiefel()](weight, momentum)",
-        "solved = splitting[Max(), Stiefel()](weight, tangent, dual)",
-        "direction = first(solved)",
-        "dual = second(solved)",
-        "weight = step(weight, direction, lr, scale=1)",
-        "weight = project[Stiefel()](weight)",
-    ]
-
-
-def test_what_still_has_no_rule_says_so() -> None:
-    with pytest.raises(NoRule, match="potential Sharp"):
-        derive(Setting(Max(2), Stiefel(), potential=Sharp()), (6, 4))
-
-
-def test_descent_under_the_max_norm_stays_orthonormal_and_falls() -> None:
-    generator = torch.Generator().manual_seed(0)
-    layer = torch.nn.Linear(5, 8, bias=False, dtype=torch.float64)
-    target = Stiefel().project(torch.randn(8, 5, dtype=torch.float64, generator=generator))
-    with torch.no_grad():
-        layer.weight.copy_(Stiefel().project(layer.weight))
-    declaration = Declaration(Setting(Max(2), Stiefel()))
-    optimizer = SteepestDescent(layer, 0.1, groups=[Group({"weight": declaration})])
-    losses = []
-    for step in range(60):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.1 * (1 - step / 60)
-        optimizer.zero_grad()
-        loss = (layer.weight - target).square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.05 * losses[0]
-    assert float(Stiefel().residual(layer.weight.detach())) < 1e-9
-
-
-@pytest.mark.parametrize("norm", [Nuclear(), Spectral()], ids=str)
-def test_a_dual_that_is_kept_saves_rounds(norm: Norm) -> None:
-    """For the same gradient, at another scale, a later run goes on where the first one stopped."""
-    manifold = Oblique("columns")
-    weight, gradient = draw(manifold, (6, 4), 3)
-    tangent = manifold.to_tangent(weight, gradient)
-    dual, gained = None, []
-    for scale in (1.0, 1e20, 1e-20):
-        found, dual = solve(norm, manifold, weight, scale * tangent, 4, dual)
-        gained.append(float((tangent * found).sum()))
-    best = float((tangent * steepest_tangent(norm, manifold, weight, tangent, 300)).sum())
-    assert best - gained[2] < 0.5 * (best - gained[0]) + 1e-9 * best
-    found, _ = solve(norm, manifold, weight, 0 * tangent, 4, dual)
-    assert torch.equal(found, torch.zeros_like(found))
-
-
-@pytest.mark.parametrize("manifold", [Oblique("columns"), UnitConditionNumber()], ids=str)
-@pytest.mark.parametrize("norm", [L1(2), RMSToRMS(), FromDual(nuclear_and_more)], ids=str)
-def test_a_dual_that_is_of_no_use_changes_nothing(norm: Norm, manifold: Manifold) -> None:
-    weight, gradient = draw(manifold, (6, 4), 5)
-    tangent = manifold.to_tangent(weight, gradient)
-    cold, dual = solve(norm, manifold, weight, tangent, 6)
-    for useless in (torch.zeros_like(dual), -dual, 1e3 * torch.ones_like(dual)):
-        assert torch.equal(solve(norm, manifold, weight, tangent, 6, useless)[0], cold)
-
-
-def test_each_weight_of_a_batch_chooses_where_it_starts() -> None:
-    norm, manifold = RMSToRMS(), UnitConditionNumber()
-    weight, gradient = draw(manifold, (2, 6, 4), 6)
-    tangent = manifold.to_tangent(weight, gradient)
-    dual = solve(norm, manifold, weight, tangent, 30)[1] * torch.tensor([1.0, 0.0])[:, None, None]
-    together = solve(norm, manifold, weight, tangent, 2, dual)[0]
-    gained = (tangent * (together - solve(norm, manifold, weight, tangent, 2)[0])).sum((-2, -1))
-    assert gained[0] > 1e-3
-    assert abs(gained[1]) < 1e-12
-    for i in range(2):
-        alone = solve(norm, manifold, weight[i], tangent[i], 2, dual[i])[0]
-        assert_close(together[i], alone, rtol=0, atol=1e-10)
-
-
-def test_a_dual_holds_the_direction_and_a_proof_that_it_is_steep() -> None:
-    """Its tangent part is D / |D|, its normal part -Z, and ||G + Z||_* is hardly above <G, D>."""
-    norm, manifold = Spectral(), Oblique("columns")
-    weight, gradient = draw(manifold, (6, 4), 7)
-    unit = manifold.to_tangent(weight, gradient)
-    unit = unit / unit.norm()
-    d, dual = solve(norm, manifold, weight, 1e6 * unit)
-    assert_close(manifold.to_tangent(weight, dual), d / d.norm())
-    z = manifold.to_tangent(weight, dual) - dual
-    assert float((unit * d).sum()) <= float(norm.dual(unit + z)) * (1 + 1e-12)
-    assert float((unit * d).sum()) >= float(norm.dual(unit + z)) * (1 - 1e-4)
-
-
-def test_the_dual_is_kept_from_step_to_step_and_survives_steps_without_gradient() -> None:
-    """Later steps are steeper than cold ones, for wide weights (transposed) as for tall ones."""
-    norm, shape = RMSToRMS(), (9, 24)
-    manifold = Transposed(Oblique("columns"))
-    derived = derive(Setting(norm, manifold), shape)
-    program = Program(derived.lines, (), slots=derived.slots)
-    assert "dual" in program.state
-    weight, gradient = draw(manifold, shape, 8)
-    kept = program.run(weight=weight, query=gradient, dual=torch.zeros_like(weight))
-    first = kept["direction"]
-    assert_close(manifold.to_tangent(weight, kept["dual"]), first / first.norm())
-    again = program.run(weight=weight, query=3 * gradient, dual=kept["dual"])["direction"]
-    assert float((gradient * (again - first)).sum()) > 0
-    still = program.run(weight=weight, query=0 * gradient, dual=kept["dual"])
-    assert not still["direction"].any()
-    after = program.run(weight=weight, query=gradient, dual=still["dual"])["direction"]
-    assert torch.equal(after, first)

@@ -1,5 +1,7 @@
 """Every norm that has a projection keeps the promises of `project` and `prox`."""
 
+import re
+
 import pytest
 import torch
 from every_norm import NORMS, each_norm, few, inner, like, projectable, smooth_point
@@ -111,5 +113,6 @@ def test_balls_and_steps_are_not_negative(norm: Norm) -> None:
     x = smooth_point(norm, 0)
     for move, what in ((norm.project, "radius"), (norm.prox, "step")):
         for number in (-1.0, float("nan"), torch.tensor(-1.0)):
-            with pytest.raises(ValueError, match=f"{what}=.* a {what} is 0 or more"):
+            said = re.escape(f"{what}={float(number)} of {norm}: a {what} is 0 or more")
+            with pytest.raises(ValueError, match=said):
                 move(x, number)

@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from modula import SteepestDescent, declare
-from modula.norms import L1, L2, FromDual, KyFan, Max, Norm, Rows, Schatten, Spectral
+from modula.norms import L1, L2, FromDual, KyFan, Max, Norm, Nuclear, Rows, Schatten, Spectral
+from strategies import seeds
 
 
 def nuclear(g: Tensor) -> Tensor:
@@ -87,3 +90,57 @@ def test_vectors_and_no_gradient_mode() -> None:
         found = norm.duality_map(torch.tensor([3.0, -4.0, 0.0]))
     assert_close(found, torch.tensor([1.6, -1.8, 0.0]))
     assert str(norm) == "FromDual(<lambda>, 1)"
+
+
+NUCLEAR_AND_MAX = 0.7, 0.4  # shares of a sum of two dual norms
+
+
+@settings(max_examples=4)
+@given(seed=seeds(), rows=st.integers(1, 6), columns=st.integers(1, 5))
+def test_a_value_is_right_from_below_and_near(seed: int, rows: int, columns: int) -> None:
+    """Max through its dual l1, Spectral through nuclear."""
+    x, g = torch.randn(
+        2, rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    for f, same in ((lambda g: g.abs().sum(), Max(2)), (nuclear, Spectral())):
+        norm = FromDual(f)
+        assert 0.6 * same(x) <= norm(x) <= same(x) * (1 + 1e-12)
+        assert_close(norm.dual(g), same.dual(g))
+        assert_close(norm(norm.duality_map(g)), torch.ones((), dtype=x.dtype), rtol=1e-3, atol=0)
+
+
+@settings(max_examples=4)
+@given(seed=seeds())
+def test_a_sum_of_two_duals_lies_between_its_parts(seed: int) -> None:
+    """f = a nuclear + b max |g|:  x = y + z costs max(|y|_spectral / a, |z|_1 / b) at most."""
+    a, b = NUCLEAR_AND_MAX
+    norm = FromDual(lambda g: a * nuclear(g) + b * g.abs().amax())
+    y, z, g = torch.randn(
+        3, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    assert norm(y + z) <= torch.maximum(Spectral()(y) / a, L1(2)(z) / b) * (1 + 1e-12)
+    assert norm(y) <= torch.minimum(Spectral()(y) / a, L1(2)(y) / b) * (1 + 1e-12)
+    assert norm(y) >= (y * g).sum() / norm.dual(g) * (1 - 1e-2)
+    assert_close(norm.dual(g), a * Nuclear()(g) + b * Max(2)(g))
+    d = norm.duality_map(g)
+    assert_close((d * g).sum(), norm.dual(g))
+
+
+def test_a_value_costs_no_more_than_so_many_looks_at_the_dual() -> None:
+    """Where f has kinks the search goes on to its last iteration: 2 to 3 looks in each."""
+    looks = []
+
+    def counted(g: Tensor) -> Tensor:
+        looks.append(1)
+        return g.abs().sum() + torch.linalg.svdvals(g).sum()
+
+    FromDual(counted)(random(64, 32))
+    assert len(looks) < 900
+
+
+def test_one_weight_is_a_batch_of_one() -> None:
+    norm, x = FromDual(largest_or_mean), random(3, 4, 3)
+    for take in (norm, norm.dual, norm.duality_map):
+        assert_close(take(x[1]), take(x[1:2])[0], rtol=0, atol=0)
+        assert_close(norm.dual(x)[1], norm.dual(x[1]))
+        assert_close(norm.duality_map(x)[1], norm.duality_map(x[1]))
