@@ -38,7 +38,7 @@ from modula.duality.splitting import (
     split,
     subgradient_steps,
 )
-from modula.duality.tangent import NOISE, retract_op, tangent_line
+from modula.duality.tangent import NOISE, tangent_line, way_back
 from modula.duality.work import cost_of_rounds
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape, elementwise_cost
@@ -226,7 +226,7 @@ def general_solver(setting: Setting, shape: Shape) -> Derived:
             line("direction", first, "solved"),
             line("dual", second, "solved"),
         ),
-        after=(line("weight", retract_op(setting.manifold), "weight"),),
+        after=way_back(setting.manifold),
         slots=(("dual", Slot()),),
     )
 
@@ -285,5 +285,5 @@ def steepest_in_cone(setting: Setting, shape: Shape) -> Derived:
     region = cast(Region, setting.manifold)
     return Derived(
         (line("direction", cone_op(setting.norm, region), "weight", "query"),),
-        after=(line("weight", retract_op(region), "weight"),),
+        after=way_back(region),
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
-from modula.duality.tangent import retract_op, tangent_line
+from modula.duality.tangent import tangent_line, way_back
 from modula.duality.work import cost_of_projections
 from modula.kernels.normalise import normalise
 from modula.kernels.op import Op, Shape
@@ -158,5 +158,5 @@ def hyperplane_root(setting: Setting, shape: Shape) -> Derived:
     op = hyperplane_op(setting.norm, setting.manifold)
     return Derived(
         (tangent_line(setting.manifold, shape), line("direction", op, "weight", "tangent")),
-        after=(line("weight", retract_op(setting.manifold), "weight"),),
+        after=way_back(setting.manifold),
     )

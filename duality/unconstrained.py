@@ -132,12 +132,13 @@ def gradient_descent(setting: Setting, shape: Shape) -> Derived:
     return Derived((), direction="query")
 
 
-@derives(Norm, Euclidean, potential=Sharp)
+@derives(Norm, Manifold, potential=Sharp)
 def dual_norm_scaled(setting: Setting, shape: Shape) -> Derived:
-    """The unit direction, times the dual norm of the momentum."""
-    unit = derive(Setting(setting.norm, setting.manifold, potential=Unit()), shape)
-    return Derived(
-        (*unit.lines, line("steepest", _stretch(len(shape)), "query", unit.direction)),
+    """The unit direction, times what it gains: the dual norm of the momentum's tangent part."""
+    unit = derive(replace(setting, potential=Unit()), shape)
+    return replace(
+        unit,
+        lines=(*unit.lines, line("steepest", _stretch(len(shape)), "query", unit.direction)),
         scale=unit.scale**2,
         direction="steepest",
     )

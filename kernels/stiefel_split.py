@@ -22,9 +22,9 @@ lies between C^(1/2) and (C + B^T B)^(1/2); where B and C commute, it is the lat
 
 keeps every A^T A <= I for Y <= LONGEST, and is nearly the best T where Y is small.
 
-The first misses 0.1 to 2 % of the best value for every shape, near-square ones and odd ones too,
-where the best A is not orthonormal; the second as much for m >= 3 n, and up to 6 % at m = 2 n.  The
-usual first guess misses 6 to 10 %: benchmarks/manifold_muon.py.
+The first misses 0.1 to 2 % of the best value for n >= 16, whatever m, and up to 7 % for n < 10; odd
+shapes, whose best A is not orthonormal, included.  The second misses as much for m >= 3 n, and up
+to 6 % at m = 2 n.  The usual first guess misses 6 to 10 %: benchmarks/manifold_muon.py.
 
 What cannot be told from rounding is left out: C + floor I stands for C, which makes A a little
 shorter than one where E is too small to have a direction.

@@ -3,6 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import inf
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -128,11 +131,22 @@ def symmetric(x: Tensor) -> Tensor:
     return (x + x.mT) / 2
 
 
+def are_rising(*numbers: object) -> bool:
+    """Whether all are real numbers, each above the one before."""
+    real = all(isinstance(x, Real) and not isinstance(x, bool) for x in numbers)
+    return real and all(a < b for a, b in pairwise(numbers))  # type: ignore[operator]
+
+
+def is_whole(number: object, least: int) -> bool:
+    """Whether it is a whole number, at least so large."""
+    return isinstance(number, int) and not isinstance(number, bool) and number >= least
+
+
 def check_radius(manifold: str, radius: float) -> None:
     """Raise ValueError unless the radius is a positive, finite number."""
-    if not 0 < radius < float("inf"):
+    if not are_rising(0, radius, inf):
         raise ValueError(
-            f"{manifold} needs a positive, finite radius, got {radius}: the usual one is 1.0"
+            f"{manifold} needs a positive, finite radius, got {radius!r}: the usual one is 1.0"
         )
 
 

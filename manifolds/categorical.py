@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution
 
+from modula.manifolds.base import is_whole
 from modula.manifolds.exponential_family import ExponentialFamily
 
 
@@ -29,8 +30,8 @@ class Categorical(ExponentialFamily):
     outcomes: int = 2
 
     def __post_init__(self) -> None:
-        if self.outcomes < 2:
-            raise ValueError(f"Categorical needs 2 outcomes or more, got {self.outcomes}")
+        if not is_whole(self.outcomes, 2):
+            raise ValueError(f"Categorical needs 2 outcomes or more, got {self.outcomes!r}")
 
     @property
     def dim(self) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from modula.manifolds.base import is_whole
 from modula.manifolds.exponential_family import ExponentialFamily
 
 
@@ -136,5 +137,5 @@ class DiagonalGaussian(ExponentialFamily):
 
 
 def _check_size(family: ExponentialFamily, n: int) -> None:
-    if n < 1:
-        raise ValueError(f"{type(family).__name__} needs vectors of 1 entry or more, got n={n}")
+    if not is_whole(n, 1):
+        raise ValueError(f"{type(family).__name__} needs vectors of 1 entry or more, got n={n!r}")

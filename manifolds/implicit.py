@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, is_whole
 from modula.manifolds.jacobian import Function, Jacobian, length, ratio
 
 MOST_STEPS = 100  # of Gauss-Newton: each halves the distance from afar and squares it nearby
@@ -41,13 +41,15 @@ class Implicit(Manifold):
     ndim: int = 2
 
     def __post_init__(self) -> None:
-        if not callable(self.constraint):
+        if not callable(self.constraint) or isinstance(self.constraint, type):
             raise ValueError(
                 f"Implicit needs a function that is zero on the manifold, got {self.constraint!r}: "
                 f"write for example Implicit(lambda w: w.square().sum() - 1)"
             )
-        if self.ndim < 1:
-            raise ValueError(f"Implicit needs ndim >= 1 trailing dims, got {self.ndim}: use ndim=2")
+        if not is_whole(self.ndim, 1):
+            raise ValueError(
+                f"Implicit needs ndim >= 1 trailing dims, got {self.ndim!r}: use ndim=2"
+            )
 
     def is_hypersurface(self, shape: tuple[int, ...]) -> bool:
         """Whether the constraint is one equation for each point of a weight of this shape."""

@@ -1,11 +1,18 @@
 """Matrices with given singular values."""
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, symmetric
+from modula.manifolds.base import (
+    Manifold,
+    TangentConstraint,
+    are_rising,
+    in_working_dtype,
+    symmetric,
+)
 from modula.manifolds.region import slack
 from modula.manifolds.rotations import Rotations
 from modula.manifolds.singular import check_entries, scaled_svd
@@ -42,14 +49,19 @@ class Isospectral(Manifold):
     rotations: Rotations | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rotations, Rotations | None):
+            raise ValueError(f"Isospectral needs Rotations() or None, got {self.rotations!r}")
         if self.spectrum is None:
             return
-        falling = sorted(self.spectrum, reverse=True)
-        fits = falling and 0 < falling[0] < float("inf") and falling[-1] >= 0
+        numbers = isinstance(self.spectrum, tuple) and all(
+            are_rising(value, inf) for value in self.spectrum
+        )
+        falling = sorted(self.spectrum, reverse=True) if numbers else []
+        fits = falling and 0 < falling[0] and falling[-1] >= 0
         if not fits or list(self.spectrum) != falling:
             raise ValueError(
-                f"Isospectral needs finite singular values in falling order, the first above 0, "
-                f"got {self.spectrum}: torch.linalg.svdvals gives them so"
+                f"Isospectral needs a tuple of finite singular values in falling order, the first "
+                f"above 0, got {self.spectrum!r}: torch.linalg.svdvals gives them so"
             )
 
     @property

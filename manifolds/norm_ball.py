@@ -52,6 +52,8 @@ class NormBall(Region):
 
     def __post_init__(self) -> None:
         check_radius("NormBall", self.radius)
+        if isinstance(self.norm, type) or not hasattr(self.norm, "project"):
+            raise ValueError(f"NormBall needs a norm such as Max(), got {self.norm!r}")
 
     @property
     def ndim(self) -> int:

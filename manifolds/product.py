@@ -32,6 +32,11 @@ class Product:
     parts: tuple[tuple[str, Manifold], ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.parts, tuple) or not all(map(_is_named, self.parts)):
+            raise ValueError(
+                f'a product needs named manifolds, such as (("head", Stiefel()),); got '
+                f"{self.parts!r}"
+            )
         if len(self.manifolds) != len(self.parts) or not self.parts:
             names = ", ".join(name for name, _ in self.parts) or "none"
             raise ValueError(f"a product needs weights of different names; got {names}")
@@ -102,3 +107,9 @@ class Product:
                 f"missing: {', '.join(sorted(missing)) or 'none'}, "
                 f"unknown: {', '.join(sorted(unknown)) or 'none'}"
             )
+
+
+def _is_named(part: object) -> bool:
+    if not isinstance(part, tuple) or len(part) != 2:
+        return False
+    return isinstance(part[0], str) and isinstance(part[1], Manifold)

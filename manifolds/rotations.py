@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from modula.manifolds.base import is_whole
+
 
 class Chart(ABC):
     """Skew matrices as coordinates of rotations: X -> R(X), with R(0) = I and dR = 2 dX there."""
@@ -50,8 +52,8 @@ class CayleyNeumann(Chart):
     terms: int = 4
 
     def __post_init__(self) -> None:
-        if self.terms < 1:
-            raise ValueError(f"CayleyNeumann needs at least one term, got {self.terms}: use 4")
+        if not is_whole(self.terms, 1):
+            raise ValueError(f"CayleyNeumann needs at least one term, got {self.terms!r}: use 4")
 
     def rotation(self, x: Tensor) -> Tensor:
         total = power = x
@@ -87,9 +89,9 @@ class Rotations:
     chart: Chart = Cayley()
 
     def __post_init__(self) -> None:
-        if self.block < 2 or self.every < 1:
+        if not (is_whole(self.block, 2) and is_whole(self.every, 1)):
             raise ValueError(
-                f"Rotations need block >= 2 and every >= 1, got {self.block} and {self.every}: "
+                f"Rotations need block >= 2 and every >= 1, got {self.block!r} and {self.every!r}: "
                 f"one row alone has nothing to turn to"
             )
         if not isinstance(self.chart, Chart):

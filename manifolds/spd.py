@@ -1,11 +1,18 @@
 """Symmetric positive definite matrices."""
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, symmetric
+from modula.manifolds.base import (
+    Manifold,
+    TangentConstraint,
+    are_rising,
+    in_working_dtype,
+    symmetric,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,8 +41,8 @@ class SPD(Manifold):
     floor: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not 0 < self.floor < float("inf"):
-            raise ValueError(f"SPD needs a positive, finite floor, got {self.floor}: use 1e-6")
+        if not are_rising(0, self.floor, inf):
+            raise ValueError(f"SPD needs a positive, finite floor, got {self.floor!r}: use 1e-6")
 
     @property
     def ndim(self) -> int:

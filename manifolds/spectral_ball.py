@@ -2,11 +2,18 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import TangentConstraint, check_radius, in_working_dtype, symmetric
+from modula.manifolds.base import (
+    TangentConstraint,
+    are_rising,
+    check_radius,
+    in_working_dtype,
+    symmetric,
+)
 from modula.manifolds.region import Region, slack
 from modula.manifolds.singular import check_entries, scaled_svd
 
@@ -130,9 +137,9 @@ class SpectralBand(SingularValuesBetween):
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high < float("inf"):
+        if not are_rising(0, self.low, self.high, inf):
             raise ValueError(
-                f"SpectralBand needs 0 < low < high, got {self.low} and {self.high}: without a "
+                f"SpectralBand needs 0 < low < high, got {self.low!r} and {self.high!r}: without a "
                 f"lower bound it is SpectralBall(high), with equal ones Stiefel(high)"
             )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from modula.manifolds.base import check_radius
+from modula.manifolds.base import check_radius, is_whole
 from modula.manifolds.unit_vectors import UnitVectors
 
 
@@ -27,8 +27,8 @@ class Sphere(UnitVectors):
 
     def __post_init__(self) -> None:
         check_radius("Sphere", self.radius)
-        if self.ndim < 1:
-            raise ValueError(f"Sphere needs ndim >= 1 trailing dims, got {self.ndim}: use ndim=1")
+        if not is_whole(self.ndim, 1):
+            raise ValueError(f"Sphere needs ndim >= 1 trailing dims, got {self.ndim!r}: use ndim=1")
 
     @property
     def dims(self) -> tuple[int, ...]:

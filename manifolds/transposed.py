@@ -23,6 +23,10 @@ class Transposed(Manifold):
     manifold: Manifold
 
     def __post_init__(self) -> None:
+        if not isinstance(self.manifold, Manifold):
+            raise ValueError(
+                f"Transposed needs a manifold such as Stiefel(), got {self.manifold!r}"
+            )
         if isinstance(self.manifold, Region):
             raise ValueError(
                 f"{self} is not needed: {self.manifold} holds wide matrices as well as tall ones"

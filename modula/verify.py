@@ -20,6 +20,7 @@ from modula.kernels.op import Cost
 from modula.manifolds import (
     SPD,
     Euclidean,
+    Implicit,
     Isospectral,
     Manifold,
     NormBall,
@@ -38,6 +39,7 @@ from modula.norms import (
     RMS,
     Columns,
     Frobenius,
+    FromDual,
     KyFan,
     KyFanDual,
     Max,
@@ -48,6 +50,17 @@ from modula.norms import (
     Schatten,
     Spectral,
 )
+
+
+def spectral_and_length(g: Tensor) -> Tensor:
+    """A dual norm that a user may write."""
+    return torch.linalg.svdvals(g).sum() + torch.linalg.vector_norm(g)
+
+
+def unit_rows(w: Tensor) -> Tensor:
+    """A constraint that a user may write."""
+    return w.square().sum(-1) - 1
+
 
 NORMS: tuple[Norm, ...] = (
     RMSToRMS(),
@@ -61,6 +74,8 @@ NORMS: tuple[Norm, ...] = (
     Max(ndim=2),
     Columns(RMS()),
     Rows(L2()),
+    Max().on("o i -> o i"),
+    FromDual(spectral_and_length),
 )
 MANIFOLDS: tuple[Manifold, ...] = (
     Euclidean(),
@@ -76,6 +91,7 @@ MANIFOLDS: tuple[Manifold, ...] = (
     SpectralBand(3.0, 8.0),
     NormBall(Max(ndim=2), 0.5),
     Isospectral(),
+    Implicit(unit_rows),
 )
 EXACT = 1e-5
 SHAPES = ((16, 16), (21, 8), (8, 21))

@@ -124,7 +124,8 @@ class Norm(ABC):
         """`project` for x whose largest |entry| is 1 (or 0), with one radius for each."""
         raise NoClosedForm(
             f"{self} has no projection on its ball in closed form; L1, L2, RMS, Max, Spectral, "
-            f"Nuclear, Schatten, KyFan, Rows, Columns, and multiples and blocks of these, have one"
+            f"Nuclear, Schatten, KyFan, Rows, Columns, and multiples, blocks and sums over blocks "
+            f"of these, have one"
         )
 
     def _shrunk(self, unit: Tensor, step: Tensor) -> Tensor:
@@ -137,13 +138,19 @@ class Norm(ABC):
 
     def _share(self, number: float | Tensor, what: str, top: Tensor) -> Tensor:
         """number / top, one for each tensor of the batch."""
-        is_tensor = isinstance(number, Tensor)
-        if not is_tensor and not number >= 0:
-            raise ValueError(f"{what}={number} of {self}: a {what} is 0 or more")
+        self._check_positive(number, what)
         number = torch.as_tensor(number, dtype=top.dtype, device=top.device)
-        if is_tensor and number.device.type == "cpu" and (number < 0).any():  # no GPU waits for it
-            raise ValueError(f"{what}={float(number.min())} of {self}: a {what} is 0 or more")
         return ratio(number.broadcast_to(top.shape), top)
+
+    def _check_positive(self, number: float | Tensor, what: str) -> None:
+        """Raise ValueError for a negative number; on an accelerator nobody waits to see it."""
+        if isinstance(number, Tensor):
+            wrong = number.device.type == "cpu" and bool((number < 0).any())
+        else:
+            wrong = not number >= 0
+        if wrong:
+            least = float(number.min()) if isinstance(number, Tensor) else number
+            raise ValueError(f"{what}={least} of {self}: a {what} is 0 or more")
 
     def _rescaled(self, x: Tensor, unit: Tensor, top: Tensor, y: Tensor) -> Tensor:
         """y, found for unit = x / top, at the scale of x.  What has not moved is x to the bit."""
@@ -220,9 +227,11 @@ class Scaled(Norm):
         return self.norm.duality_map(g) / self.factor
 
     def project(self, x: Tensor, radius: float | Tensor = 1.0) -> Tensor:
+        self._check_positive(radius, "radius")
         return self.norm.project(x, radius / self.factor)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        self._check_positive(step, "step")
         return self.norm.prox(x, step * self.factor)
 
     def dual_norm(self) -> Norm:

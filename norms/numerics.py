@@ -72,7 +72,7 @@ def decreasing_root(f: Callable[[Tensor], Tensor], high: Tensor) -> Tensor:
         way = (middle - chord).sign()
         t = torch.where(nudge < (middle - chord).abs(), chord + way * nudge, middle)
         spare = (whole * 2.0**-k - half).clamp(min=0)
-        t = torch.where((t - middle).abs() <= spare, t, middle - way * spare)
+        t = torch.where((t - middle).abs() <= spare, t, middle - way * spare).clamp(low, high)
         value = f(t)
         left = value > 0
         low, above = torch.where(left, t, low), torch.where(left, value, above)

@@ -12,6 +12,7 @@ from modula.duality import (
     NoRule,
     Setting,
     Sharp,
+    ShortStep,
     certify,
     derive,
     derives,
@@ -156,7 +157,7 @@ def test_gradient_descent_is_the_sharp_step_of_the_frobenius_norm() -> None:
 
 
 def test_a_missing_rule_names_the_weight_and_the_cure() -> None:
-    setting = Setting(Max(2), Stiefel(), potential=Sharp())
+    setting = Setting(Max(2), Stiefel(), potential=ShortStep())
     with pytest.raises(NoRule) as error:
         derive(setting, (6, 4), "blocks.0.q.weight")
     text = str(error.value)

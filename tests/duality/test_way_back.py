@@ -8,9 +8,10 @@ from torch.testing import assert_close
 import modula
 from modula.duality import NoMomentum
 from modula.manifolds import SPD, Isospectral, Manifold, SpectralSphere, Stiefel, Transposed
-from modula.norms import L2
+from modula.norms import L2, Max, Norm, RMSToRMS
 
 LR, DECAY = 0.1, 0.5
+FROBENIUS = L2(ndim=2)
 EVERY_OWN = [Isospectral(), SpectralSphere(2.0), SPD(0.1), Transposed(SpectralSphere(2.0))]
 
 
@@ -19,11 +20,13 @@ def gradients(shape: tuple[int, ...], steps: int) -> Tensor:
     return torch.randn(steps, *shape, dtype=torch.float64, generator=generator)
 
 
-def network(manifold: Manifold, shape: tuple[int, int], copies: int = 1) -> nn.Sequential:
+def network(
+    manifold: Manifold, shape: tuple[int, int], copies: int = 1, norm: Norm = FROBENIUS
+) -> nn.Sequential:
     torch.manual_seed(0)
     layers = (nn.Linear(*shape[::-1], bias=False, dtype=torch.float64) for _ in range(copies))
     net = nn.Sequential(*layers)
-    geometry = modula.Geometry(L2(ndim=2), manifold)
+    geometry = modula.Geometry(norm, manifold)
     modula.declare(net, {f"{i}.weight": geometry for i in range(copies)})
     return net
 
@@ -50,15 +53,18 @@ def test_every_step_ends_where_the_retraction_says(manifold: Manifold, decay: fl
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (7, 4), (4, 7), (5, 1)], ids=str)
-def test_a_weight_without_a_declared_spectrum_keeps_its_own(shape: tuple[int, int]) -> None:
-    net = network(Isospectral(), shape)
+@pytest.mark.parametrize("norm", [FROBENIUS, RMSToRMS(), Max(2)], ids=str)
+def test_a_weight_without_a_declared_spectrum_keeps_its_own(
+    norm: Norm, shape: tuple[int, int]
+) -> None:
+    net = network(Isospectral(), shape, norm=norm)
     before = torch.linalg.svdvals(net[0].weight.detach())
     optimizer = modula.SteepestDescent(net, LR)
     start = net[0].weight.detach().clone()
     for gradient in gradients(shape, 30):
         net[0].weight.grad = gradient.clone()
         optimizer.step()
-    assert (net[0].weight.detach() - start).norm() > LR
+    assert norm(net[0].weight.detach() - start) > LR / 2
     assert_close(torch.linalg.svdvals(net[0].weight.detach()), before, rtol=0, atol=1e-12)
 
 
@@ -81,3 +87,15 @@ def test_unit_condition_numbers_stay_however_long_the_steps(
         optimizer.step()
         s = torch.linalg.svdvals(net.weight.detach())
         assert s[0] / s[-1] <= 1 + 1e-5
+
+
+def test_the_spectral_sphere_does_not_gather_singular_values_at_its_radius() -> None:
+    """As projecting would, which cuts every value above: the sphere has no tangent space there."""
+    net = network(SpectralSphere(2.0), (6, 4), norm=RMSToRMS())
+    optimizer = modula.SteepestDescent(net, LR)
+    for gradient in gradients((6, 4), 60):
+        net[0].weight.grad = gradient.clone()
+        optimizer.step()
+    first, second, *_ = torch.linalg.svdvals(net[0].weight.detach()).tolist()
+    assert first == pytest.approx(2.0, abs=1e-12)
+    assert second < 2.0 - 1e-3

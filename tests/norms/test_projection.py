@@ -191,3 +191,6 @@ def test_a_decreasing_root_is_found_within_the_steps_of_bisection_and_usually_in
         assert_close(decreasing_root(counted(f), high), wanted, rtol=0, atol=1e-15)
         assert count <= most
     assert_close(decreasing_root(lambda t: -1 - t, high), 0 * high)
+    met: list[float] = []
+    decreasing_root(lambda t: (met.append(float(t.min())), 1e-17 - t)[1], high)
+    assert min(met) == 0  # nowhere beyond the interval
