@@ -23,8 +23,9 @@ class FromDual(Norm):
 
     The value is searched for by L-BFGS, as the largest  sqrt(2 <x, g> - f(g)^2):  a lower bound
     always, right to rounding (1e-12, in float32 1e-6) where f is smooth away from 0.  Where f has
-    kinks the search can stop early: by 1e-5 for small nuclear norms, by 2 % for sums of row lengths,
-    by 20 % for an l1 norm of a hundred entries; at 64 x 32 by 7, 5 and 32 %.  It carries no gradient.
+    kinks the search can stop early: by 1e-5 for small nuclear norms, by 2 % for sums of row
+    lengths, by 20 % for an l1 norm of a hundred entries; at 64 x 32 by 7, 5 and 32 %.  It carries
+    no gradient.
 
     >>> half_sign = FromDual(lambda g: g.abs().sum() + torch.linalg.vector_norm(g), ndim=1)
     >>> half_sign.duality_map(torch.tensor([3.0, -4.0]))
