@@ -3,7 +3,8 @@
 python benchmarks/drift.py [--steps 10000] [--recipes hypersphere,oblique]
 
 Every step follows a fresh normal gradient with momentum, at lr 0.02.  The residual is the
-manifold's own, relative to its size: for orthonormal columns || W^T W / r^2 - I ||_F.  Its floor
+manifold's own, relative to its size: for orthonormal columns || W^T W / r^2 - I ||_F, for POET the
+distance of the singular values from those at first.  Its floor
 is what rounding alone leaves: the worst residual of as many random points, each exact in float64
 and rounded to the dtype of the weight.  No step can do better for long; a worst much above the
 floor would be drift.
@@ -26,7 +27,7 @@ import modula
 from modula import manifolds, recipes
 
 RESULTS = Path(__file__).parent / "results" / "drift.md"
-RECIPES = ("hypersphere", "oblique", "manifold_muon", "unit_condition", "spectral_sphere")
+RECIPES = ("hypersphere", "oblique", "manifold_muon", "unit_condition", "spectral_sphere", "poet")
 SHAPES = ((12, 8), (8, 8), (6, 16))
 ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 EVERY = 50  # steps between two looks at the residual
@@ -40,6 +41,9 @@ def residuals(
     model = nn.Linear(shape[1], shape[0], bias=False, dtype=dtype)
     optimizer = getattr(recipes, recipe)(model, lr=0.02)
     manifold = eval(optimizer.plan["weight"].manifold, vars(manifolds))  # it prints as the call
+    if recipe == "poet":  # whose weight keeps the singular values that it had
+        spectrum = torch.linalg.svdvals(model.weight.detach().double())
+        manifold = manifolds.Isospectral(tuple(spectrum.tolist()))
     found = []
     for step in range(1, steps + 1):
         model.weight.grad = torch.randn(shape).to(dtype)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from modula.duality.program import Line, Program, Slot, line
-from modula.kernels.apply import copy
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.manifolds.rotations import Rotations
 
@@ -28,7 +27,8 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
 
     Every so many steps the rotation is merged: W0 <- W, X <- 0, what `inner` remembers is
     forgotten, since it was about other coordinates, and the permutations are drawn afresh.
-    Between merges W is made from W0 and X: what is written into it from outside is undone.
+    After the first step W is made from W0 and X alone: what is written into it from outside is
+    undone, and its rounding in half precision does not add up.
 
     Raises ValueError if `inner` asks for more than the gradient: only that is known in coordinates.
     """
@@ -41,10 +41,10 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
     coordinates = chart_shape(rotations, shape)
     slots = {NAMES.get(n, n): _sized(inner, n, coordinates) for n in ("weight", *inner.state)}
     order = Slot((coordinates[0] * coordinates[1],))
-    shuffle, pull_back, turn = rotation_ops(rotations, tuple(shape))
+    merged, shuffle, pull_back, turn = rotation_ops(rotations, tuple(shape))
     merge = (
+        line("base", merged, "base", "order", "chart", "weight", "step"),
         line("order", shuffle, "order", "step"),
-        line("base", copy, "weight"),
         *(line(name, reset_op(slot), name) for name, slot in slots.items()),
     )
     return Program(
@@ -74,8 +74,15 @@ def _inside(lines: tuple[Line, ...], coordinates: tuple[int, ...]) -> tuple[Line
 
 
 @cache
-def rotation_ops(rotations: Rotations, shape: tuple[int, ...]) -> tuple[Op, Op, Op]:
-    """Drawing the permutations, the gradient in the coordinates, and the rotated weight."""
+def rotation_ops(rotations: Rotations, shape: tuple[int, ...]) -> tuple[Op, Op, Op, Op]:
+    """Merging, drawing permutations, the gradient in the coordinates, and the rotated weight."""
+
+    def merge(base: Tensor, order: Tensor, x: Tensor, weight: Tensor, step: Tensor) -> Tensor:
+        """The weight: itself at first, later made again, as half precision has rounded it."""
+        return weight.to(base) if int(step) == 1 else rotations.turn(base, order, x)
+
+    def merge_foreach(*lists: list[Tensor]) -> list[Tensor]:
+        return [merge(*each) for each in zip(*lists, strict=True)]
 
     def shuffle(order: Tensor, step: Tensor) -> Tensor:
         """New permutations, the same for the same step of any run."""
@@ -92,7 +99,8 @@ def rotation_ops(rotations: Rotations, shape: tuple[int, ...]) -> tuple[Op, Op, 
     name = f"block={rotations.block}, {rotations.chart}"
     drawn = Op("shuffle", shuffle, elementwise_cost(0, 1), foreach=shuffle_foreach)
     turn = Op(f"turn[{name}]", rotations.turn, cost)
-    return drawn, Op("pull_back", rotations.pull_back, cost), turn
+    merged = Op("merge", merge, cost, foreach=merge_foreach)
+    return merged, drawn, Op("pull_back", rotations.pull_back, cost), turn
 
 
 @cache

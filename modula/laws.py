@@ -15,7 +15,7 @@ from modula.manifolds.region import Region
 from modula.norms.base import Norm
 from modula.norms.from_dual import FromDual
 
-DRAWS = 20
+DRAWS, CORNERS = 8, 20  # pairs of tensors; a norm may break in few places
 BY_ITSELF, UNCHANGED = "each weight of a batch counts by itself", "no argument is changed"
 DRAWS_OF = {BY_ITSELF: 2, UNCHANGED: 2}  # laws of the code: one pair breaks them, or none
 TOLERANCE = 1e-6
@@ -98,7 +98,7 @@ def _first_failure(
 
 def _corners(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Pairs of tensors of -1, 0 and 1; of a small size every one, the sparsest first."""
-    draws = torch.randint(-1, 2, (DRAWS, 2, *size), generator=generator).double()
+    draws = torch.randint(-1, 2, (CORNERS, 2, *size), generator=generator).double()
     if prod(size) > FEW:
         return draws
     every = torch.tensor(list(product((0.0, 1.0, -1.0), repeat=prod(size))), dtype=torch.float64)

@@ -73,7 +73,8 @@ def test_a_batch_runs_what_the_program_says(name: str) -> None:
             plain[i] = after["weight"]
             expected[i] = {k: after[k] for k in expected[i]}
     for i, weight in enumerate(weights):
-        torch.testing.assert_close(weight, plain[i], rtol=1e-9, atol=1e-12)
+        # Near-square Stiefel weights go through roots near zero, which magnify rounding.
+        torch.testing.assert_close(weight, plain[i], rtol=1e-8, atol=1e-8)
 
 
 def test_weights_without_a_gradient_stay_and_the_others_move_alike() -> None:
