@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modula.duality import Average, NoRule, Setting, Sharp, derive, plan_of
+from modula.duality import Average, NoRule, Setting, Within, derive, plan_of
 from modula.duality.plan import Declaration
 from modula.duality.rules import rule_name
 from modula.groups import Group
@@ -45,8 +45,8 @@ def test_a_plan_names_the_solver() -> None:
 
 
 def test_what_still_has_no_rule_says_so() -> None:
-    with pytest.raises(NoRule, match="potential Sharp"):
-        derive(Setting(Max(2), Stiefel(), potential=Sharp()), (6, 4))
+    with pytest.raises(NoRule, match="potential Within"):
+        derive(Setting(Max(2), Stiefel(), potential=Within(Max(2), 1.0)), (6, 4))
 
 
 def test_descent_under_the_max_norm_stays_orthonormal_and_falls() -> None:
