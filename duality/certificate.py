@@ -16,12 +16,13 @@ from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.region import Region
 from modula.manifolds.stiefel import Stiefel
+from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Norm
 from modula.norms.kinds import check_kind
 from modula.norms.operator import Spectral
 
 ROUNDING = 1e-12  # of float64 sums; a gap below it, of either sign, is none
-CLOSE = 1e-7  # a bound this near to what is attained need not be improved
+CLOSE = 1e-7  # a gap this small need not be proved to be smaller
 ROOT_ROUNDS = 60  # of the search along the normal of a hyperplane
 FEWEST_ROUNDS, MOST_ROUNDS = 60, 300  # of the general solver, in between
 BUDGET = 1 << 21  # entries that those rounds go over: 300 rounds up to 83 x 83
@@ -51,7 +52,13 @@ class Certificate:
 
 
 def certify(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, direction: Tensor
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    direction: Tensor,
+    *,
+    close: float = CLOSE,
 ) -> Certificate:
     """Certify one direction, computed in float64.
 
@@ -60,7 +67,8 @@ def certify(
     weight, gradient, direction: one weight, equal shapes.  The first multiplier removes the normal
     part of G.  Better ones come from least squares (Spectral on Stiefel), from a root (spheres) or
     from the rounds of the general solver, as far as it takes to prove D optimal, up to a number of
-    rounds that falls with the size of the weight.
+    rounds that falls with the size of the weight.  A gap below `close` needs no better proof: a
+    direction in few digits has one that more rounds would not make smaller.
 
     The value of a FromDual norm is a lower bound; so far as it is short, D' may be too long and
     the gap too small, even negative.  Its duality map, and with it U, is exact.
@@ -79,7 +87,7 @@ def certify(
     return Certificate(
         norm=float(norm(d)),
         tangency=float(off / length) if length > 0 else 0.0,
-        gap=float(gap_of(norm, manifold, weight, gradient, direction)),
+        gap=float(gap_of(norm, manifold, weight, gradient, direction, close)),
         seconds=perf_counter() - start,
     )
 
@@ -115,7 +123,12 @@ def _check_tensors(norm: Norm, named: Mapping[str, Tensor]) -> None:
 
 
 def gap_of(
-    norm: Norm, manifold: Manifold, weight: Tensor, gradient: Tensor, direction: Tensor
+    norm: Norm,
+    manifold: Manifold,
+    weight: Tensor,
+    gradient: Tensor,
+    direction: Tensor,
+    close: float = CLOSE,
 ) -> Tensor:
     """The gap of one direction's certificate: a float64 number on the device of the weight.
 
@@ -132,7 +145,7 @@ def gap_of(
     attained = (slope * repaired).sum()
     # A gradient normal to the manifold leaves rounding noise as its bound: nothing can be missed.
     noise = ROUNDING * norm.dual(g)
-    upper = upper_bound(norm, manifold, w, slope, torch.maximum((1 + CLOSE) * attained, noise))
+    upper = upper_bound(norm, manifold, w, slope, torch.maximum((1 + close) * attained, noise))
     gap = 1 - attained / upper
     return torch.where((upper > noise) & (gap.abs() >= ROUNDING), gap, 0.0)
 
@@ -163,6 +176,11 @@ def _bounds(norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor) -> 
     if isinstance(norm, Spectral) and isinstance(manifold, Stiefel):
         radius = norm.unit_radius(weight.shape)
         yield radius * stiefel_dual_bound(weight / manifold.radius, tangent)
+    if isinstance(norm, Spectral) and isinstance(manifold, UnitConditionNumber):
+        # A tangent is a growth and a turn at right angles: see kernels/unit_condition_map.py.
+        q = weight / torch.linalg.matrix_norm(weight) * weight.shape[-1] ** 0.5
+        turning = stiefel_dual_bound(q, Stiefel().to_tangent(q, tangent))
+        yield norm.unit_radius(weight.shape) * torch.hypot(turning, (tangent * q).sum())
     if is_hyperplane(norm, manifold, weight.shape):
         yield least_bound(norm, manifold, weight, tangent, ROOT_ROUNDS)
     else:

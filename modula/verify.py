@@ -178,7 +178,8 @@ def verify_pair(
         weight = manifold.retract(draws[0], torch.zeros_like(draws[0])).to(dtype)
         gradient = GRADIENTS[kind](draws[1]).to(dtype)
         direction = derived.first_direction(weight, gradient)
-        found = certify(norm, manifold, weight, gradient, direction)
+        close = max(EXACT, ROUNDING[dtype]) / 10
+        found = certify(norm, manifold, weight, gradient, direction, close=close)
         yield Verified(
             norm, manifold, shape, dtype, kind, found, program.cost(shape, dtype.itemsize)
         )

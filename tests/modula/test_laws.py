@@ -18,8 +18,8 @@ def said(norm: Norm) -> list[str]:
 @pytest.mark.parametrize(
     ("f", "example"),
     [
-        (lambda g: g.sum().abs(), "2x2 g = [[0, -1], [0, 1]]"),
-        (lambda g: g[0].norm(), "2x2 g = [[0, 0], [0, 1]]"),
+        (lambda g: g.sum().abs(), "2x2 g = [[0, 1], [-1, 0]]"),
+        (lambda g: g[0].norm(), "2x2 g = [[0, 0], [1, 0]]"),
         (lambda g: (g - g.mT).norm() if g.shape[0] == g.shape[1] else g.norm(), "1x1 g = [[-1]]"),
         (lambda g: 0 * g.sum(), "1x1 g = [[-1]]"),
     ],
