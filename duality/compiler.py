@@ -135,30 +135,39 @@ class Batch:
         step = int(self.state["step"].views[index]) + 1
         return each.is_due(step, int(self.turns[index] * each.every))
 
-    def dual_norm(self) -> Tensor:
-        """Sum over the weights of budget * ||query||_*, in float64: the batch's part of N*."""
-        return self._gain("step", self.program.direction)
+    def dual_norms(self) -> Tensor:
+        """budget * ||query||_* of each weight that will step, in float64."""
+        return self._gains("step", self.program.direction)
 
-    def frank_wolfe_gap(self, live: Mapping[str, float]) -> Tensor:
+    def frank_wolfe_gaps(self, live: Mapping[str, float]) -> Tensor:
         """The same of budget * <query, D + weight_decay * w>: what the whole step gains."""
-        return self.dual_norm() + live.get("weight_decay", 0.0) * self._gain("decay", "weight")
+        return self.dual_norms() + live.get("weight_decay", 0.0) * self._gains("decay", "weight")
 
-    def _gain(self, op: str, along: str) -> Tensor:
-        """Sum over the weights of scale * <query, along>, with the scale of the line of this op."""
+    def _gains(self, op: str, along: str) -> Tensor:
+        """scale * <query, along> of each weight, with the scale of the line of this op."""
         names = [each.op.name for each in self.program.lines]
         if not self._chosen or op not in names:
-            return torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
+            device = self.weights[0].device
+            return torch.zeros(len(self._chosen), dtype=torch.float64, device=device)
         pairs = zip(self._listed(self.program.query), self._listed(along), strict=True)
         inner = [(q * d).sum(dtype=torch.float64) for q, d in pairs]
         scales = [self.scales[i][names.index(op)] for i in self._chosen]
-        return torch.stack([s * x for s, x in zip(scales, inner, strict=True)]).sum()
+        return torch.stack([s * x for s, x in zip(scales, inner, strict=True)])
+
+    def share_out(self, shares: Tensor) -> None:
+        """Let each weight that will step go by its share of the direction found."""
+        if self._chosen:
+            name = self.program.direction
+            pairs = zip(self._listed(name), shares, strict=True)
+            self._env[name] = [share.to(d.dtype) * d for d, share in pairs]
 
     def squares(self) -> Tensor:
-        """(sum, number) of the entries of second moments, in float64: its part of their mean."""
+        """(sum, number) of the entries of second moments, in float64, in one row."""
         asked = self._listed("square") if self._chosen and self.asks_mean_square else []
         total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
         total = sum((each.sum(dtype=torch.float64) for each in asked), total)
-        return torch.stack([total, torch.full_like(total, sum(each.numel() for each in asked))])
+        number = sum(each.numel() for each in asked)
+        return torch.stack([total, torch.full_like(total, number)])[None]
 
     def proposed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Each weight that will step: its place, what its direction is dual to, the direction."""

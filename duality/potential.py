@@ -7,6 +7,7 @@ from torch import Tensor
 
 from modula.norms.base import Norm
 from modula.norms.kinds import check_fields
+from modula.norms.vector import Max, VectorNorm
 
 
 class Potential(ABC):
@@ -27,24 +28,35 @@ class Sharp(Potential):
 class Clip(Potential):
     """Unit while the gradient is large, Sharp once it is small: generalised clipping.
 
-        s = min(rho, N),   N = sum over the network's weights of budget * ||m||_*
+        s = min(rho, N),   N = ||(budget * ||m||_*, of each weight)||_*, dual to `over`
+        D = budget * share * (the weight's own direction),   shares = duality_map of `over`
 
-    Solves argmin <m, D> + ||D||^2 / 2 over ||D|| <= rho in the modular norm of the whole network.
+    Solves argmin <m, D> + ||D||^2 / 2 over ||D|| <= rho in the norm of the whole network, which is
+    that of the weights' own norms, over their budgets, in `over`.
 
-    rho  where the two meet; a good one is the dual norm at which training is to slow down
+    rho   where the two meet; a good one is the dual norm at which training is to slow down
+    over  Max(): the modular norm; N is a sum, every share 1.  L2(): as clipping by the norm of all
+          gradients, which it is for Frobenius norms.  L1(): the weight that gains most goes alone
     Source: Pethick et al. 2025, arXiv:2506.01913.
     """
 
     rho: float = 1.0
+    over: VectorNorm = Max()
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.rho > 0:
             raise ValueError(f"Clip(rho) needs a positive rho; got {self.rho}")
+        if self.over.ndim != 1:
+            raise ValueError(f"Clip is over one number a weight, as Max() is; got {self.over}")
 
-    def length(self, dual_norm: Tensor) -> Tensor:
-        """s for a dual norm N >= 0, a 0-d tensor."""
-        return dual_norm.clamp(max=self.rho)
+    def length(self, gains: Tensor) -> Tensor:
+        """s, a 0-d tensor, for what each weight's direction gains, times its budget: (weights,)."""
+        return self.over.dual(gains).clamp(max=self.rho)
+
+    def shares(self, gains: Tensor) -> Tensor | None:
+        """The share of s that each weight steps by; None where that is s for all."""
+        return None if isinstance(self.over, Max) else self.over.duality_map(gains)
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,9 @@ class ShortStep(Potential):
         if not self.rho > 0:
             raise ValueError(f"ShortStep(rho) needs a positive rho; got {self.rho}")
 
-    def length(self, gap: Tensor) -> Tensor:
-        """s for a Frank-Wolfe gap, a 0-d tensor; negative rounding noise is no step."""
-        return (gap / 4).clamp(min=0, max=self.rho)
+    def length(self, gaps: Tensor) -> Tensor:
+        """s, a 0-d tensor, for the Frank-Wolfe gaps of all weights; rounding noise is no step."""
+        return (gaps.sum() / 4).clamp(min=0, max=self.rho)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class Automatic:
         if not self.gain > 0:
             raise ValueError(f"Automatic(gain=...) needs a positive gain; got {self.gain}")
 
-    def length(self, dual_norm: Tensor) -> Tensor:
-        """eta for a dual norm N >= 0, a 0-d tensor."""
+    def length(self, gains: Tensor) -> Tensor:
+        """eta, a 0-d tensor, for what each weight adds to the dual norm N."""
+        dual_norm = gains.sum()
         # (1 + sqrt(1 + 4N)) / 2 = 1 + 2N / (1 + sqrt(1 + 4N)): log1p keeps a tiny N.
         return self.gain * torch.log1p(2 * dual_norm / (1 + torch.sqrt(1 + 4 * dual_norm)))

@@ -48,7 +48,15 @@ from modula.norms.kinds import check_kind
 from modula.scaling import scale_and_overflow_
 from modula.statistics import Statistics
 from modula.watching import Watching
-from modula.whole import LENGTH, Length, MeanSquare, Whole, check_length, length_rule
+from modula.whole import (
+    LENGTH,
+    Length,
+    MeanSquare,
+    Whole,
+    check_length,
+    length_rule,
+    number_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -296,14 +304,13 @@ class SteepestDescent(Watching):
 
     def _propose_all(self, wholes: Sequence[Whole]) -> dict[str, Tensor]:
         """Find every weight's direction, and the numbers of the whole network, by name."""
-        totals: dict[str, Tensor] = {}
+        batches, parts = list[Batch](), {whole.name: list[Tensor]() for whole in wholes}
         for index, batch, positions in self._each_batch():
             self._propose(index, batch, positions)
+            batches.append(batch)
             for whole in wholes:
-                part = whole.part(batch, self.param_groups[index])
-                total = totals.get(whole.name, torch.zeros_like(part))
-                totals[whole.name] = total + part.to(total.device)
-        return {whole.name: whole.value(totals[whole.name]) for whole in wholes}
+                parts[whole.name].append(whole.part(batch, self.param_groups[index]))
+        return {whole.name: number_of(whole, batches, parts[whole.name]) for whole in wholes}
 
     def _propose(self, index: int, batch: Batch, positions: list[int]) -> None:
         group, names = self.param_groups[index], self._names(index, positions)

@@ -1,12 +1,13 @@
-"""Numbers of the whole network: sums over its weights, known between directions and steps."""
+"""Numbers of the whole network, known between directions and steps."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from modula.automatic import Automatic
@@ -18,7 +19,7 @@ LengthRule = Automatic | Clip | ShortStep
 
 
 class Whole(ABC):
-    """A number made of a sum over all weights; no weight moves before it is known."""
+    """A number made of what all weights say; no weight moves before it is known."""
 
     @property
     @abstractmethod
@@ -27,11 +28,15 @@ class Whole(ABC):
 
     @abstractmethod
     def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
-        """What one batch, whose directions are known, adds to the sum."""
+        """What one batch, whose directions are known, says: a row a weight, or one in all."""
 
     @abstractmethod
-    def value(self, total: Tensor) -> Tensor:
-        """The number, 0-d, for the sum of all parts."""
+    def value(self, parts: Tensor) -> Tensor:
+        """The number, 0-d, for the parts of all batches, one below the other."""
+
+    def shares(self, parts: Tensor) -> Tensor | None:
+        """By what part of its direction each weight steps; None for the whole of it."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,14 @@ class Length(Whole):
 
     def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
         if isinstance(self.rule, ShortStep):
-            return batch.frank_wolfe_gap(live)
-        return batch.dual_norm()
+            return batch.frank_wolfe_gaps(live)
+        return batch.dual_norms()
 
-    def value(self, total: Tensor) -> Tensor:
-        return self.rule.length(total)
+    def value(self, parts: Tensor) -> Tensor:
+        return self.rule.length(parts)
+
+    def shares(self, parts: Tensor) -> Tensor | None:
+        return self.rule.shares(parts) if isinstance(self.rule, Clip) else None
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,20 @@ class MeanSquare(Whole):
     def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
         return batch.squares()
 
-    def value(self, total: Tensor) -> Tensor:
-        sum_of_squares, number = total.unbind()
+    def value(self, parts: Tensor) -> Tensor:
+        sum_of_squares, number = parts.sum(0).unbind()
         return sum_of_squares / number.clamp(min=1)
+
+
+def number_of(whole: Whole, batches: Sequence[Batch], parts: Sequence[Tensor]) -> Tensor:
+    """The number, for what each batch says; the batches hear of their shares, if there are any."""
+    together = torch.cat([part.to(parts[0].device) for part in parts])
+    shares = whole.shares(together)
+    if shares is not None:
+        own = shares.split([len(part) for part in parts])
+        for batch, share in zip(batches, own, strict=True):
+            batch.share_out(share.to(batch.weights[0].device))
+    return whole.value(together)
 
 
 def length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
