@@ -57,17 +57,17 @@ def split(
     """The rounds of splitting: points X are tangent, and in the limit of norm at most one."""
     z = start.point - rho * start.multiplier
     x, plain, limit = to_tangent(z), z, torch.full_like(rho, torch.inf)
-    tried, lefts = list[Tensor](), list[Tensor]()
+    moved, lefts = list[Tensor](), list[Tensor]()
     for k in range(1, rounds + 1):
         left = project(2 * x - z + rho * gradient) - x
-        tried.append(z)
+        moved.append(z + RELAXATION * left)
         lefts.append(left)
         size = length(left, ndim)
-        z = plain = torch.where(size <= limit, z + RELAXATION * left, plain)
+        z = plain = torch.where(size <= limit, moved[-1], plain)
         limit = torch.full_like(rho, torch.inf)
         if k % CYCLE == 0 or k == rounds:
-            z, limit = _extrapolated(tried, lefts, RELAXATION, ndim), size
-            tried, lefts = [], []
+            z, limit = mixture(shares(lefts, ndim), moved, ndim), size
+            moved, lefts = [], []
         x = to_tangent(z)
         yield Round(x, torch.where(rho > 0, (x - z) / rho, 0.0))
 
@@ -82,13 +82,13 @@ def made_tangent(
     L1, which the nearest tangent would spoil.
     """
     shift = torch.zeros_like(point)
-    points, tried, lefts = list[Tensor](), list[Tensor](), list[Tensor]()
+    points, moved, lefts = list[Tensor](), list[Tensor](), list[Tensor]()
     for k in range(rounds):
         if k > 0:
-            shift = normal_part(to_tangent, _extrapolated(tried, lefts, REACH, ndim))
+            shift = normal_part(to_tangent, mixture(shares(lefts, ndim), moved, ndim))
         points.append(project(point + shift))
-        tried.append(shift)
         lefts.append(normal_part(to_tangent, shift - points[-1]) - shift)
+        moved.append(shift + REACH * lefts[-1])
     return mixture(shares(lefts, ndim), points, ndim) if points else project(point)
 
 
@@ -126,14 +126,6 @@ def averages(
 def normal_part(to_tangent: ToTangent, z: Tensor) -> Tensor:
     """The nearest multiplier: <Z, A> >= 0 for every tangent A, and = 0 where -A is one too."""
     return z + to_tangent(-z)
-
-
-def _extrapolated(
-    tried: Sequence[Tensor], lefts: Sequence[Tensor], factor: float, ndim: int
-) -> Tensor:
-    """The same mixture of tried + factor * left in which the lefts nearly cancel."""
-    weights = shares(lefts, ndim)
-    return mixture(weights, tried, ndim) + factor * mixture(weights, lefts, ndim)
 
 
 def shares(lefts: Sequence[Tensor], ndim: int) -> Tensor:
