@@ -66,8 +66,12 @@ def _retract_from_op(manifold: Manifold) -> Op:
 
 
 def way_back(manifold: Manifold) -> tuple[Line, ...]:
-    """Lines that bring a stepped weight back to the manifold, by its own retraction."""
-    if type(manifold).retract is Manifold.retract:
+    """Lines that bring a stepped weight back to the manifold, by its own retraction.
+
+    SPD's follows the affine-invariant metric: of a step as long as a norm allows, which knows no
+    W^-1, its V W^-1 V / 2 would throw a small eigenvalue far away.  There the projection is used.
+    """
+    if isinstance(manifold, SPD) or type(manifold).retract is Manifold.retract:
         return (line("weight", retract_op(manifold), "weight"),)  # which knows no other point
     return (line("weight", _retract_from_op(manifold), POINT, "weight"),)
 

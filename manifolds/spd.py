@@ -27,7 +27,8 @@ class SPD(Manifold):
     The set is open, so nothing in it is nearest to a matrix outside: `floor` is the smallest
     eigenvalue that project gives. The retraction agrees to second order with the geodesic
     W exp(W^-1 V) of the affine-invariant metric, and is at least W / 2 for every symmetric V,
-    however long; it lifts the eigenvalues of W to the floor first.
+    however long; it lifts the eigenvalues of W to the floor first. Where V is much longer than the
+    small eigenvalues of W it lands far away: a step of given length in a norm is better projected.
 
     >>> SPD(floor=0.5).project(torch.tensor([[2.0, 4.0], [-4.0, -1.0]]))
     tensor([[2.0000, 0.0000],

@@ -12,7 +12,7 @@ from modula.norms import L2, Max, Norm, RMSToRMS
 
 LR, DECAY = 0.1, 0.5
 FROBENIUS = L2(ndim=2)
-EVERY_OWN = [Isospectral(), SpectralSphere(2.0), SPD(0.1), Transposed(SpectralSphere(2.0))]
+EVERY_OWN = [Isospectral(), SpectralSphere(2.0), Transposed(SpectralSphere(2.0))]
 
 
 def gradients(shape: tuple[int, ...], steps: int) -> Tensor:
@@ -35,7 +35,7 @@ def network(
 @pytest.mark.parametrize("manifold", EVERY_OWN, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_every_step_ends_where_the_retraction_says(manifold: Manifold, decay: float) -> None:
-    shape = (4, 4) if isinstance(manifold, SPD) else (5, 4)
+    shape = (5, 4)
     net = network(manifold, shape, copies=2)
     momentum = NoMomentum()
     optimizer = modula.SteepestDescent(net, LR, momentum=momentum, weight_decay=decay)
@@ -71,6 +71,23 @@ def test_a_weight_without_a_declared_spectrum_keeps_its_own(
 def test_no_copy_is_made_where_the_projection_is_the_retraction() -> None:
     net = network(Stiefel(), (5, 4))
     assert "copy" not in modula.SteepestDescent(net, LR).plan.programs()
+
+
+@pytest.mark.parametrize("norm", [FROBENIUS, RMSToRMS()], ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_eigenvalues_that_want_to_be_negative_stay_near_zero(norm: Norm) -> None:
+    """SPD's own retraction throws them by lr^2 / (2 lambda), which is thousands of steps."""
+    net = network(SPD(), (6, 6), norm=norm)
+    w, (target,) = net[0].weight, gradients((6, 6), 1)
+    target = (target + target.mT) / 2
+    values, basis = torch.linalg.eigh(target)
+    nearest = (basis * values.clamp(min=0)) @ basis.mT
+    optimizer = modula.SteepestDescent(net, LR, momentum=NoMomentum())
+    for _ in range(100):
+        w.grad = w.detach() - target
+        optimizer.step()
+        assert torch.linalg.eigvalsh(w.detach())[0] > 0
+    assert (w.detach() - nearest).norm() < 6 * LR
 
 
 @pytest.mark.parametrize("lr", [0.02, 0.5, 2.0])
