@@ -155,7 +155,10 @@ class Batch:
         return torch.stack([s * x for s, x in zip(scales, inner, strict=True)])
 
     def share_out(self, shares: Tensor) -> None:
-        """Let each weight that will step go by its share of the direction found."""
+        """Let each weight that will step go by its share of the direction found.
+
+        A direction that is state, an average, is kept whole: the share is read in its place.
+        """
         if self._chosen:
             name = self.program.direction
             pairs = zip(self._listed(name), shares, strict=True)
@@ -253,7 +256,7 @@ class Batch:
         return crc32(f"{name} {int(self.state[ROUNDINGS].views[rows[0]])}".encode())
 
     def _listed(self, name: str, rows: Rows | None = None) -> Any:
-        if name in self.state:
+        if name not in self._env:
             return self.state[name].listed(self._chosen if rows is None else rows)
         value = self._env[name]
         if isinstance(value, Tensor) and not value.ndim:
@@ -262,7 +265,7 @@ class Batch:
         return parts if rows is None else self._part(name, parts, rows)
 
     def _stacked(self, name: str, rows: Rows) -> Tensor:
-        if name in self.state:
+        if name not in self._env:
             return self.state[name].stacked(rows)
         value = self._env[name]
         if isinstance(value, Tensor):

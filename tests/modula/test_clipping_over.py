@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import modula
-from modula.duality import Clip, NoMomentum
+from modula.duality import Average, Behind, Clip, NoMomentum
 from modula.norms import L1, L2, RMS, Frobenius, Max, Norm
 
 SIZES = pytest.mark.parametrize("size", [0.01, 10.0], ids=["below rho", "above it"])
@@ -71,6 +71,24 @@ def test_a_step_is_as_long_as_rho_in_the_norm_of_the_network() -> None:
         for weight, (w, _) in zip(net.parameters(), before, strict=True)
     ]
     assert sum(length**2 for length in lengths) ** 0.5 == pytest.approx(0.1 * 0.5)
+
+
+def test_an_average_of_directions_is_shared_out_and_kept_whole() -> None:
+    net = net_of(Max(2), RMS())
+    average = Behind(Average(0.9))
+    optimizer = modula.SteepestDescent(net, 0.1, momentum=average, potential=Clip(2.0, L2()))
+    velocities = [torch.zeros_like(weight) for weight in net.parameters()]
+    for size in (0.01, 10.0, 0.1):
+        before = with_gradients(net, size)
+        directions = [g.sign() if g.ndim > 1 else g / g.square().mean().sqrt() for _, g in before]
+        velocities = [0.9 * v + 0.1 * d for v, d in zip(velocities, directions, strict=True)]
+        gains = [float((g * v).sum()) for (_, g), v in zip(before, velocities, strict=True)]
+        norm = sum(gain**2 for gain in gains) ** 0.5
+        optimizer.step()
+        for weight, (w, _), v, gain in zip(
+            net.parameters(), before, velocities, gains, strict=True
+        ):
+            assert_close(weight.detach(), w - 0.1 * min(2.0, norm) * gain / norm * v)
 
 
 def test_weights_without_a_gradient_have_no_share() -> None:
