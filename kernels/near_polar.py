@@ -36,6 +36,8 @@ def near_polar_plain(x: Tensor, *, scale: float = 1.0) -> Tensor:
     if x.numel() == 0:
         return x.clone()
     work = x.float() if x.dtype.itemsize < 4 else x
+    largest = work.abs().amax((-2, -1), keepdim=True)  # else squares over- or underflow
+    work = work / torch.where(largest > 0, largest, 1.0)
     return one_by_one(partial(_near_polar, scale=scale), work).to(x.dtype)
 
 
@@ -87,7 +89,7 @@ def _short_inverse_root(e: Tensor) -> Tensor:
 def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
     batch, (m, n) = prod(shape[:-2]), shape[-2:]
     flops = 4.0 * m * n**2 + (6.0 if m < 2 * n else 4.0) * n**3
-    return Cost(batch * flops, batch * itemsize * (3.0 * m * n + 12.0 * n**2))
+    return Cost(batch * flops, batch * itemsize * (6.0 * m * n + 12.0 * n**2))
 
 
 near_polar = Op("near_polar", near_polar_plain, _cost)

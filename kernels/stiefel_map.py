@@ -45,9 +45,8 @@ def stiefel_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
 def _direction(w: Tensor, g: Tensor) -> Tensor:
     m, n = w.shape[-2:]
     radius, noise = radius_and_noise(w)
-    if m == n:
-        return _turn(w, g, radius, noise)
-    return split_direction(w, g, radius, noise)
+    q = w / radius
+    return _turn(q, g, noise) if m == n else split_direction(q, g, noise)
 
 
 def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,24 +54,27 @@ def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
 
     That part is then made by rounding, or by W's distance from the manifold.
     """
-    lengths = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
-    radius = (lengths**2).mean(-1, keepdim=True).sqrt()
-    radius = torch.where(radius > 0, radius, 1.0)
-    drift = ((lengths / radius) ** 2 - 1).abs().amax(-1, keepdim=True)
-    return radius, torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(w.dtype).eps)
+    largest = w.abs().amax((-2, -1), keepdim=True)
+    largest = torch.where(largest > 0, largest, 1.0)
+    squares = (w / largest).square().sum(-2, keepdim=True)
+    mean = squares.mean(-1, keepdim=True)
+    mean = torch.where(mean > 0, mean, 1.0)
+    drift = (squares / mean - 1).abs().amax(-1, keepdim=True)
+    noise = torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(w.dtype).eps)
+    return largest * mean.sqrt(), noise
 
 
-def _turn(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
-    """W polar(W^T G - G^T W) / radius, for square W."""
-    inner = w.mT @ g
+def _turn(q: Tensor, g: Tensor, noise: Tensor) -> Tensor:
+    """Q polar(Q^T G - G^T Q), for square Q."""
+    inner = q.mT @ g
     largest = inner.abs().amax((-2, -1), keepdim=True)
-    inner = inner / torch.where(largest > 0, largest * radius, radius)
+    inner = inner / torch.where(largest > 0, largest, 1.0)
     skew = inner - inner.mT
     real = _length(skew) > 2 * noise * _length(inner)
-    turn = torch.where(real, polar(skew, **POLAR), 0.0) / radius
+    turn = torch.where(real, polar(skew, **POLAR), 0.0)
     # A skew matrix of odd size is singular, and what a polar factor holds in the null space is
     # rounding: its symmetric part would leave the tangent space and is worth nothing.
-    return w @ ((turn - turn.mT) / 2)
+    return q @ ((turn - turn.mT) / 2)
 
 
 def _length(x: Tensor) -> Tensor:

@@ -46,19 +46,18 @@ BEND, FIRST, SECOND, LONGEST = 0.175, 0.508, 0.07, 6.0
 ROOT = PolarExpress(steps=7, lower=1e-3, schatten=8)
 
 
-def split_direction(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
-    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n).
+def split_direction(w: Tensor, g: Tensor, noise: Tensor) -> Tensor:
+    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n), w^T w = I.
 
-    radius  (..., 1, 1): w^T w = radius^2 I
-    noise   (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
+    noise  (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
     """
     largest = g.abs().amax((-2, -1), keepdim=True)
     largest = torch.where(largest > 0, largest, 1.0)
     is_tall = g.shape[-2] >= 2 * g.shape[-1]
-    p = (w.mT @ g).div_(radius * largest)
-    skew, rest = (p - p.mT).div_(2), add_product_(g / largest, w, p / radius, alpha=-1.0)
+    p = (w.mT @ g).div_(largest)
+    skew, rest = (p - p.mT).div_(2), add_product_(g / largest, w, p, alpha=-1.0)
     if not is_tall:  # the part normal to W has not n dimensions; what leaks into the others is cut
-        rest = add_product_(rest, w, (w.mT @ rest) / radius**2, alpha=-1.0)
+        rest = add_product_(rest, w, w.mT @ rest, alpha=-1.0)
     gram = symmetric_product(rest.mT, rest)
     size, traces = _squares(p), _trace(gram)
     least = (LEAK * torch.finfo(g.dtype).eps) ** 2 * size
@@ -66,7 +65,7 @@ def split_direction(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tens
     normal, inner = coefficients(gram, skew, least / p.shape[-1])
     real = _squares(skew) + traces > noise**2 * (size + traces)
     normal, inner = torch.where(real & (traces > least), normal, 0.0), torch.where(real, inner, 0.0)
-    return add_product_(w @ (inner / radius), rest, normal)
+    return add_product_(w @ inner, rest, normal)
 
 
 def by_eigenvectors(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,14 @@ def test_lower_precision(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     assert_close(back.double(), w.double(), atol=4 * torch.finfo(dtype).eps, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4)], ids=str)
+def test_the_scale_does_not_matter(shape: tuple[int, int]) -> None:
+    w = exact_polar(gaussian(*shape)).float()
+    for scale in (1e-30, 1e30):
+        assert_close(near_polar(scale * w), w, atol=1e-6, rtol=0)
+        assert_close(near_polar(w, scale=scale) / scale, w, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("shape", "dtype"), [((9, 4), torch.float32), ((6, 6), torch.float32)])
 def test_hundreds_of_steps_leave_no_drift(shape: tuple[int, int], dtype: torch.dtype) -> None:
     w, eye = exact_polar(gaussian(*shape)).to(dtype), torch.eye(shape[1], dtype=dtype)

@@ -222,6 +222,7 @@ def test_the_scale_and_the_radius_do_not_matter(shape: tuple[int, int], dtype: t
     a = stiefel_map(w, g)
     for scale in (1e-30, 1e30):
         assert_close(stiefel_map(w, scale * g), a, atol=2e-4, rtol=0)
+        assert_close(stiefel_map(scale * w, scale * g), a, atol=2e-4, rtol=0)
     assert_close(stiefel_map(3.0 * w, g), a, atol=2e-4, rtol=0)
 
 
