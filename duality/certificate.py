@@ -11,11 +11,15 @@ from torch import Tensor
 
 from modula.duality.general import multiplier_bounds
 from modula.duality.hyperplane import is_hyperplane, least_bound
+from modula.duality.separable import separate_bound, vector_of
+from modula.duality.transposed import norm_of_transposes
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.oblique import Oblique
 from modula.manifolds.region import Region
 from modula.manifolds.stiefel import Stiefel
+from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Norm
 from modula.norms.kinds import check_kind
@@ -23,7 +27,6 @@ from modula.norms.operator import Spectral
 
 ROUNDING = 1e-12  # of float64 sums; a gap below it, of either sign, is none
 CLOSE = 1e-7  # a gap this small need not be proved to be smaller
-ROOT_ROUNDS = 60  # of the search along the normal of a hyperplane
 FEWEST_ROUNDS, MOST_ROUNDS = 60, 300  # of the general solver, in between
 BUDGET = 1 << 21  # entries that those rounds go over: 300 rounds up to 83 x 83
 
@@ -65,7 +68,7 @@ def certify(
         gap = 1 - <G, D'> / U,   U = min over multipliers Y of ||G + L*(Y)||_*   (weak duality)
 
     weight, gradient, direction: one weight, equal shapes.  The first multiplier removes the normal
-    part of G.  Better ones come from least squares (Spectral on Stiefel), from a root (spheres) or
+    part of G.  Better ones come from least squares (Spectral on Stiefel), from roots (spheres) or
     from the rounds of the general solver, as far as it takes to prove D optimal, up to a number of
     rounds that falls with the size of the weight.  A gap below `close` needs no better proof: a
     direction in few digits has one that more rounds would not make smaller.
@@ -173,6 +176,9 @@ def _bounds(norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor) -> 
     yield norm.dual(tangent)
     if isinstance(manifold, Euclidean):
         return
+    if isinstance(manifold, Transposed) and (turned := norm_of_transposes(norm)) is not None:
+        yield from _bounds(turned, manifold.manifold, weight.mT, tangent.mT)
+        return
     if isinstance(norm, Spectral) and isinstance(manifold, Stiefel):
         radius = norm.unit_radius(weight.shape)
         yield radius * stiefel_dual_bound(weight / manifold.radius, tangent)
@@ -182,7 +188,9 @@ def _bounds(norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor) -> 
         turning = stiefel_dual_bound(q, Stiefel().to_tangent(q, tangent))
         yield norm.unit_radius(weight.shape) * torch.hypot(turning, (tangent * q).sum())
     if is_hyperplane(norm, manifold, weight.shape):
-        yield least_bound(norm, manifold, weight, tangent, ROOT_ROUNDS)
+        yield least_bound(norm, manifold, weight, tangent)
+    elif isinstance(manifold, Oblique) and (vector := vector_of(norm, manifold.axis)) is not None:
+        yield separate_bound(vector, norm, manifold.axis, weight, tangent)
     else:
         rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, BUDGET // max(1, weight.numel())))
         yield from multiplier_bounds(norm, manifold, weight, tangent, rounds)

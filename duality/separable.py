@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from modula.duality.hyperplane import ROUNDS, steepest
+from modula.duality.hyperplane import ROUNDS, least_bound, steepest
 from modula.duality.program import line
 from modula.duality.rules import Derived, Setting, derives
 from modula.duality.tangent import tangent_line, way_back
@@ -45,8 +45,24 @@ def _alone(axis: str) -> Op:
     return Op(f"alone[{axis}]", alone, elementwise_cost(4, 4))
 
 
-def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:
+def vector_of(norm: Norm, axis: str) -> Norm | None:
+    """The norm of each row, or of each column, of which the norm is the sum or the largest."""
+    if isinstance(norm, L1 | Max) and norm.ndim == 2:
+        return type(norm)()
+    splits = isinstance(norm, Rows if axis == "rows" else Columns)
+    return cast(Rows | Columns, norm).vector if splits else None
+
+
+def separate_bound(vector: Norm, norm: Norm, axis: str, weight: Tensor, tangent: Tensor) -> Tensor:
+    """An upper bound on <tangent, T> over all tangents T of norm one, tight to rounding."""
+    w, g = (weight, tangent) if axis == "rows" else (weight.mT, tangent.mT)
+    each = least_bound(vector, Sphere(), w, g)
+    return each.amax(-1) if isinstance(norm, L1) else each.sum(-1)
+
+
+def _separable(setting: Setting, shape: Shape) -> Derived:
     axis = cast(Oblique, setting.manifold).axis
+    vector = cast(Norm, vector_of(setting.norm, axis))
     if isinstance(vector, EuclideanLength):
         op, size = (normalise_rows, shape[-1]) if axis == "rows" else (normalise_columns, shape[-2])
         direction, scale = line("direction", op, "tangent"), 1 / vector.factor(size)
@@ -59,36 +75,32 @@ def _separable(setting: Setting, shape: Shape, vector: Norm) -> Derived:
     )
 
 
-def _along_rows(setting: Setting, shape: Shape) -> bool:
-    return cast(Oblique, setting.manifold).axis == "rows"
+def _splits(setting: Setting, shape: Shape) -> bool:
+    return vector_of(setting.norm, cast(Oblique, setting.manifold).axis) is not None
 
 
-def _along_columns(setting: Setting, shape: Shape) -> bool:
-    return cast(Oblique, setting.manifold).axis == "columns"
-
-
-@derives(Rows, Oblique, when=_along_rows)
+@derives(Rows, Oblique, when=_splits)
 def oblique_rows(setting: Setting, shape: Shape) -> Derived:
     """Each row turns on its own sphere."""
-    return _separable(setting, shape, cast(Rows, setting.norm).vector)
+    return _separable(setting, shape)
 
 
-@derives(Columns, Oblique, when=_along_columns)
+@derives(Columns, Oblique, when=_splits)
 def oblique_columns(setting: Setting, shape: Shape) -> Derived:
     """Each column turns on its own sphere."""
-    return _separable(setting, shape, cast(Columns, setting.norm).vector)
+    return _separable(setting, shape)
 
 
-@derives(Max, Oblique, when=lambda setting, shape: setting.norm.ndim == 2)
+@derives(Max, Oblique, when=_splits)
 def oblique_entries(setting: Setting, shape: Shape) -> Derived:
     """The largest entry is the largest of any row or column: each turns on its own sphere."""
-    return _separable(setting, shape, Max())
+    return _separable(setting, shape)
 
 
-@derives(L1, Oblique, when=lambda setting, shape: setting.norm.ndim == 2)
+@derives(L1, Oblique, when=_splits)
 def oblique_alone(setting: Setting, shape: Shape) -> Derived:
     """All of a sum goes where it gains most: one row or column turns on its own sphere."""
-    turned = _separable(setting, shape, L1())
+    turned = _separable(setting, shape)
     op = _alone(cast(Oblique, setting.manifold).axis)
     return replace(
         turned,

@@ -9,6 +9,7 @@ from modula.duality.program import POINT, Line, line
 from modula.duality.rules import Derived, Setting, derive, derives
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.transposed import Transposed
+from modula.norms.base import Norm
 from modula.norms.operator import Spectral
 from modula.norms.vector import EuclideanLength, VectorNorm
 
@@ -22,9 +23,10 @@ transpose = Op("transpose", _mT, elementwise_cost(0, 2))
 _TURNED = ("weight", "query", "direction", "tangent", POINT)
 
 
-def _transposed(setting: Setting, shape: Shape, flipped: Setting) -> Derived:
+def _transposed(setting: Setting, shape: Shape) -> Derived:
     tall = (*shape[:-2], *shape[-2:][::-1])
-    inner = derive(flipped, tall)
+    norm, manifold = norm_of_transposes(setting.norm), cast(Transposed, setting.manifold).manifold
+    inner = derive(replace(setting, norm=cast(Norm, norm), manifold=manifold), tall)
     state = [name for name, slot in inner.slots if slot.shape is None]
     names = {name: f"{name}_T" for name in (*_TURNED, *state)}
 
@@ -56,20 +58,25 @@ def _transposed(setting: Setting, shape: Shape, flipped: Setting) -> Derived:
     )
 
 
+def norm_of_transposes(norm: Norm) -> Norm | None:
+    """The norm that is as long for W^T as this one is for W, if that is known."""
+    if isinstance(norm, Spectral):
+        return Spectral(_euclidean_dual(norm.codomain), _euclidean_dual(norm.domain))
+    entries = isinstance(norm, EuclideanLength) or (isinstance(norm, VectorNorm) and norm.ndim == 2)
+    return norm if entries else None
+
+
 @derives(Spectral, Transposed)
 def transposed_spectral(setting: Setting, shape: Shape) -> Derived:
     """W^T maps back: its stretch is measured between the duals, RMSDual where W has RMS."""
-    norm, manifold = cast(Spectral, setting.norm), cast(Transposed, setting.manifold)
-    flipped = Spectral(_euclidean_dual(norm.codomain), _euclidean_dual(norm.domain))
-    return _transposed(setting, shape, replace(setting, norm=flipped, manifold=manifold.manifold))
+    return _transposed(setting, shape)
 
 
 @derives(EuclideanLength, Transposed)
 @derives(VectorNorm, Transposed, when=lambda setting, shape: setting.norm.ndim == 2)
 def transposed_entries(setting: Setting, shape: Shape) -> Derived:
     """A norm of all entries does not see the transpose."""
-    manifold = cast(Transposed, setting.manifold)
-    return _transposed(setting, shape, replace(setting, manifold=manifold.manifold))
+    return _transposed(setting, shape)
 
 
 def _euclidean_dual(norm: EuclideanLength) -> EuclideanLength:
