@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Blocks, Norm
+from modula.norms.kinds import check_fields
 from modula.norms.numerics import flat, ratio, split_scale
 
 
@@ -20,6 +21,9 @@ class LinearMap(ABC):
         <apply(x), y> == <x, transpose(y)>,  inverse(apply(x)) == x
         inverse_transpose(x) == transpose^-1(x)
     """
+
+    def __post_init__(self) -> None:
+        check_fields(self)  # of a subclass, which is a dataclass
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
@@ -212,6 +216,9 @@ class InCoordinates(Norm):
     norm: Norm
     coordinates: LinearMap
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     def ndim(self) -> int:
         return self.norm.ndim
@@ -242,6 +249,9 @@ class Quadratic(Norm):
 
     form: LinearMap
     ndim: int = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __repr__(self) -> str:
         return "a quadratic form"
