@@ -1,13 +1,17 @@
 """modula verify, as a person uses it: certificates with marks, broken laws, refusals."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from modula import verify
+from modula import cli, verify
 from modula.cli import app
+from modula.duality import Certificate
 from modula.laws import Broken, broken_laws, manifold_laws, norm_laws
 from modula.manifolds import Implicit, Manifold, Sphere
 from modula.norms import Frobenius, FromDual, Norm
@@ -143,3 +147,37 @@ def test_verify_refuses_in_one_sentence(arguments: tuple[str, ...], words: str) 
     shown = modula("verify", *arguments)
     assert shown.exit_code == 2
     assert words in " ".join(shown.output.split())
+
+
+def test_a_terminal_shows_how_far_the_proofs_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = io.StringIO()
+    monkeypatch.setattr(
+        cli, "Console", lambda **_: Console(file=seen, force_terminal=True, width=150)
+    )
+    rows = verify.verify_pair(Frobenius(), Sphere(ndim=2), (3, 2))
+    assert len(cli.told(rows)) == 18
+    words = " ".join(seen.getvalue().split())
+    assert (
+        "18 proofs, the last: Frobenius() on Sphere(ndim=2), zero gradient in torch.bfloat16"
+        in words
+    )
+    assert not cli.broken_in_words("[mine]", norm_laws(Frobenius()), ((3, 2),))
+    assert "trying [mine]" in seen.getvalue()
+
+
+def test_a_gap_far_below_zero_is_no_proof() -> None:
+    (row, *_) = verify.verify_pair(Frobenius(), Sphere(ndim=2), (3, 2), dtypes=(torch.float64,))
+    graded = [
+        verify.grade(replace(row, certificate=Certificate(1.0, 0.0, gap)), 0.1)
+        for gap in (-1e-13, -2e-4, 0.01, 0.2)
+    ]
+    assert graded == ["exact", "close", "close", "FAIL"]
+
+
+@pytest.mark.parametrize("norm", [(), ("--norm", "L2()")], ids=["every norm", "one norm"])
+def test_rotations_have_no_direction_of_the_weight_to_certify(norm: tuple[str, ...]) -> None:
+    shown = modula("verify", *norm, "--manifold", "Isospectral(rotations=Rotations(4))")
+    assert shown.exit_code == 2
+    assert "moves weights by rotations" in " ".join(shown.output.split())
