@@ -154,7 +154,8 @@ def RootOf(parts: Mapping[str, tuple[Norm, float]]) -> Composition:
 
 
 def _listed(parts: Mapping[str, tuple[Norm, float]]) -> tuple[tuple[str, Norm, float], ...]:
-    check_kind("a network's norm", "its parts", parts, Mapping[str, tuple[Norm, float]])
+    such = {"name": (L2(), 1.0)}
+    check_kind("a network's norm", "its parts", parts, Mapping[str, tuple[Norm, float]], such)
     return tuple((name, norm, float(factor)) for name, (norm, factor) in parts.items())
 
 

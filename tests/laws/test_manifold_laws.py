@@ -25,7 +25,8 @@ from strategies import batches, seeds
 
 
 def test_no_manifold_is_left_out() -> None:
-    assert {type(manifold) for manifold in MANIFOLDS} == set(concrete(Manifold))
+    ours = {each for each in concrete(Manifold) if each.__module__.startswith("modula.")}
+    assert {type(manifold) for manifold in MANIFOLDS} == ours
 
 
 def on_it(manifold: Manifold, x: Tensor) -> None:

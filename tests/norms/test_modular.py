@@ -219,7 +219,7 @@ def test_wrong_networks_are_refused_by_name() -> None:
         norm.dual({"a": torch.ones(3, 2, 2), "b": torch.ones(2)})
     with pytest.raises(ValueError, match="the factor must be positive and finite"):
         MaxOf({"a": (RMSToRMS(), 0.0)})
-    with pytest.raises(ValueError, match=r"write {'a': \(RMS\(\), 1.0\)}"):
+    with pytest.raises(ValueError, match=r"such as {'name': \(L2\(\), 1.0\)}; got {'a': RMS\(\)}"):
         MaxOf({"a": RMS()})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="different names; got none"):
         MaxOf({})
