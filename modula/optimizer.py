@@ -267,7 +267,7 @@ class SteepestDescent(Watching):
 
     @property
     def last_lr(self) -> float:
-        """Length of the last step in the modular norm; reading it waits for the device."""
+        """Length of the last step in the network's norm; reading it waits for the device."""
         return float("nan") if self._last_lr is None else abs(float(self._last_lr))
 
     @property

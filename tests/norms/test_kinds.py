@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import isabstract
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -14,6 +14,10 @@ from modula import duality, norms
 from modula.norms.kinds import check_fields, check_kind, in_words, is_kind
 
 T = TypeVar("T")
+
+
+class Shaped(Protocol):
+    shape: tuple[int, ...]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,8 @@ T = TypeVar("T")
         (len, Callable[[Any], int]),
         (object(), Any),
         (object(), T),
+        (object(), Shaped),
+        ([], Shaped | None),
     ],
 )
 def test_what_is_of_a_kind(value: object, kind: Any) -> None:
