@@ -267,7 +267,8 @@ def proofs(
             (shape,) = shapes or ((64, 32),)
             return told(verify_pair(norms[0], manifolds[0], shape, *everything, seed))
     kinds, dtypes = everything if every else (("Gaussian",), DTYPES[:1])
-    rows = told(verified(norms, manifolds, shapes, kinds, dtypes, seed))
+    with refusals_in_words():
+        rows = told(verified(norms, manifolds, shapes, kinds, dtypes, seed))
     if not rows:
         if len(manifolds) == 1:
             with refusals_in_words():

@@ -13,7 +13,7 @@ from modula import cli, verify
 from modula.cli import app
 from modula.duality import Certificate
 from modula.laws import Broken, broken_laws, manifold_laws, norm_laws
-from modula.manifolds import Implicit, Manifold, Sphere
+from modula.manifolds import SPD, Implicit, Manifold, Sphere
 from modula.norms import Frobenius, FromDual, Norm
 
 
@@ -122,7 +122,7 @@ def test_no_norm_of_ours_breaks_a_law(norm: Norm) -> None:
     assert list(broken_laws(norm_laws(norm), (3, 2), corners=True)) == []
 
 
-@pytest.mark.parametrize("manifold", verify.MANIFOLDS, ids=str)
+@pytest.mark.parametrize("manifold", [*verify.MANIFOLDS, SPD()], ids=str)
 def test_no_manifold_of_ours_breaks_a_law(manifold: Manifold) -> None:
     assert list(broken_laws(manifold_laws(manifold), (3, 2))) == []
     if not isinstance(manifold, Implicit):  # it takes its time
@@ -141,6 +141,7 @@ def test_no_manifold_of_ours_breaks_a_law(manifold: Manifold) -> None:
         (("--norm", "FromDual(lambda g: g.sing())"), "no attribute 'sing'"),
         (("--norm", "FromDual(lambda g: g @ torch.ones(30))"), "cannot be tried on 64x32"),
         (("--norm", "KyFan(40)", "--shape", "64x32"), "use k = 32 or less"),
+        (("--manifold", "Implicit(lambda w: w.sum() ** 2 + 1)", "--shape", "2x1"), "has no point"),
     ],
 )
 def test_verify_refuses_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:
