@@ -24,7 +24,7 @@ class Sharp(Potential):
     """As long as the gradient, in the dual norm: argmax of <g, t> - ||t||^2 / 2.  SGD."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Clip(Potential):
     """Unit while the gradient is large, Sharp once it is small: generalised clipping.
 
@@ -49,6 +49,11 @@ class Clip(Potential):
             raise ValueError(f"Clip(rho) needs a positive rho; got {self.rho}")
         if self.over.ndim != 1:
             raise ValueError(f"Clip is over one number a weight, as Max() is; got {self.over}")
+
+    def __repr__(self) -> str:
+        # Without the default, as saved states have it that are older than the choice.
+        over = "" if self.over == Max() else f", over={self.over}"
+        return f"Clip(rho={self.rho}{over})"
 
     def length(self, gains: Tensor) -> Tensor:
         """s, a 0-d tensor, for what each weight's direction gains, times its budget: (weights,)."""

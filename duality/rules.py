@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from modula.duality.program import Line, Program, Slots
 from modula.kernels.op import Shape
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
 from modula.norms.base import Norm
 from modula.norms.kinds import check_fields
 from modula.norms.metric import Metric
@@ -134,6 +135,7 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
     """
     setting.manifold.check_shape(tuple(shape))
     setting.norm.check_shape(tuple(shape))
+    _check_moves_along_tangents(setting.manifold)
     check_statistics(setting.metric)
     rule = rule_for(setting, shape)
     if rule is None:
@@ -147,8 +149,17 @@ def rule_name(setting: Setting, shape: Shape) -> str:
     return "none" if rule is None else rule.__name__
 
 
+def _check_moves_along_tangents(manifold: Manifold) -> None:
+    """Raise ValueError for one whose weights rotate: what is derived then is their coordinates'."""
+    if isinstance(manifold, Isospectral) and manifold.rotations is not None:
+        raise ValueError(
+            f"{manifold} moves weights by rotations, whose coordinates have a direction, and not "
+            f"along tangents: {replace(manifold, rotations=None)} does that"
+        )
+
+
 def _no_rule(name: str, setting: Setting, shape: Shape) -> str:
-    norm, _, metric, potential = setting.types()
+    norm, manifold, metric, potential = setting.types()
     known = sorted(
         {
             key[1].__name__
@@ -157,14 +168,16 @@ def _no_rule(name: str, setting: Setting, shape: Shape) -> str:
         }
     )
     declared = f"norm {setting.norm}, manifold {setting.manifold}"
+    key = f"{norm.__name__}, {manifold.__name__}"
     if setting.metric is not None:
+        key += f", metric={metric.__name__}"
         declared += f", metric {setting.metric}"
     if not isinstance(setting.potential, Unit):
+        key += f", potential={potential.__name__}"
         declared += f", potential {setting.potential}"
     return (
         f"no rule derives an update for {name} {tuple(shape)}\n"
         f"  declared:  {declared}\n"
         f"  {norm.__name__} has rules for:  {', '.join(known) or 'none of this kind'}\n"
-        f"  to fix:  declare one of those manifolds, or write"
-        f" @derives({norm.__name__}, {setting.types()[1].__name__}) in duality/"
+        f"  to fix:  declare one of those manifolds, or write @derives({key}) in duality/"
     )

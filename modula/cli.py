@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from modula import bench as benchmarks
 from modula.config import Config, read_toml
+from modula.duality import Setting, derive
 from modula.errors import UserError, refusals_in_words
 from modula.experiment import begin, configs_in, contenders, find, run_all, text_for
 from modula.laws import Law, broken_laws, manifold_laws, norm_laws
@@ -250,7 +252,7 @@ def broken_in_words(
 ) -> list[str]:
     """The laws that a norm or manifold of the user's breaks, each with a counter-example."""
     shape = (shapes or ((64, 32),))[0]
-    with refusals_in_words(f"{who}: "):
+    with refusals_in_words(f"{who}: "), Console(stderr=True).status(f"trying {escape(who)}"):
         found = broken_laws(laws, shape, corners=corners)
         return [f"broken law of {who}: {each}" for each in found]
 
@@ -263,19 +265,27 @@ def proofs(
     if len(norms) == len(manifolds) == 1:
         with refusals_in_words():
             (shape,) = shapes or ((64, 32),)
-            return list(verify_pair(norms[0], manifolds[0], shape, *everything, seed))
+            return told(verify_pair(norms[0], manifolds[0], shape, *everything, seed))
     kinds, dtypes = everything if every else (("Gaussian",), DTYPES[:1])
-    rows = []
-    with screen().status("") as status:
-        for row in verified(norms, manifolds, shapes, kinds, dtypes, seed):
-            rows.append(row)
-            status.update(f"{row.norm} on {row.manifold}")
+    with refusals_in_words():
+        rows = told(verified(norms, manifolds, shapes, kinds, dtypes, seed))
     if not rows:
-        if len(manifolds) == 1 and shapes:
+        if len(manifolds) == 1:
             with refusals_in_words():
-                manifolds[0].check_shape(shapes[0])
+                derive(Setting(norms[0], manifolds[0]), (shapes or ((64, 32),))[0])
         raise UserError(f"no manifold here has points of shape {shapes and shapes[0]}: try 64x32")
     return rows
+
+
+def told(rows: Iterator[Verified]) -> list[Verified]:
+    """All of them; a terminal shows meanwhile how far it is, even while stdout goes to a file."""
+    found = list[Verified]()
+    with Console(stderr=True).status("the first proof") as status:
+        for row in rows:
+            found.append(row)
+            last = f"{row.norm} on {row.manifold}, {row.gradient} gradient in {row.dtype}"
+            status.update(f"{len(found)} proofs, the last: {escape(last)}")
+    return found
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

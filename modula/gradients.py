@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -36,9 +36,12 @@ def check_finite(gradients: Named) -> None:
         )
 
 
-def left_out(rows: Sequence[tuple[str, Tensor, Declaration]]) -> set[int]:
-    """Ids of the weights, all with a gradient, that have no part in a step; a warning names them.
+def left_out(
+    rows: Sequence[tuple[str, Tensor, Declaration]], before: Collection[int] = ()
+) -> set[int]:
+    """Ids of the weights, all with a gradient, that have no part in a step.
 
+    A warning names them, apart from those that had no part in the step `before` either.
     They have a metric, which averages squares, and a gradient whose squares overflow: an infinity
     would stay in the average for good, and hold the weight still.
 
@@ -54,10 +57,12 @@ def left_out(rows: Sequence[tuple[str, Tensor, Declaration]]) -> set[int]:
     for (name, weight, declaration), (_, gradient) in zip(rows, gradients, strict=True):
         if declaration.has_metric and not squares_are_finite([gradient]):
             found[id(weight)] = name
-    if found:
+    new = [name for weight, name in found.items() if weight not in before]
+    if new:
         logger.warning(
-            "too large to be squared, and so left out of this step: the gradient of %s",
-            ", ".join(found.values()),
+            "too large to be squared, and so left out of the step until it is smaller: "
+            "the gradient of %s",
+            ", ".join(new),
         )
     return {*found}
 

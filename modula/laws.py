@@ -250,8 +250,11 @@ def manifold_laws(manifold: Manifold) -> dict[str, Law]:
 
     def first_order(x: Tensor, v: Tensor) -> Tensor:
         point, _, t = tangent(x, v)
-        step = SMALL * t / v.norm()
-        return beyond((manifold.retract(point, step) - point - step) / SMALL)
+        missed = list[Tensor]()
+        for length in (SMALL, SMALL / 100):  # near its edge a manifold may need the shorter one
+            step = length * t / v.norm()
+            missed.append(beyond((manifold.retract(point, step) - point - step) / length))
+        return min(missed)
 
     def complete(x: Tensor, v: Tensor) -> Tensor:
         point, v, _ = tangent(x, v)

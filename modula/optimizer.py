@@ -267,7 +267,7 @@ class SteepestDescent(Watching):
 
     @property
     def last_lr(self) -> float:
-        """Length of the last step in the modular norm; reading it waits for the device."""
+        """Length of the last step in the network's norm; reading it waits for the device."""
         return float("nan") if self._last_lr is None else abs(float(self._last_lr))
 
     @property
@@ -335,7 +335,8 @@ class SteepestDescent(Watching):
     def _gradients_are_usable(self) -> bool:
         """Whether there is a step, and which weights have no part in it."""
         try:
-            self._left_out = left_out([row for row in self._rows() if row[1].grad is not None])
+            rows = [row for row in self._rows() if row[1].grad is not None]
+            self._left_out = left_out(rows, before=self._left_out)
         except NonFiniteGradient:
             if self.on_nonfinite == "raise":
                 raise

@@ -261,7 +261,7 @@ class Blocks(Norm):
         check_fields(self)
         if self.pattern.count("->") != 1 or "..." in self.pattern:
             self._refuse("it needs one '->' and no '...': batch dims are taken along by themselves")
-        if not all(isinstance(size, int) and size > 0 for _, size in self.sizes):
+        if not all(size > 0 for _, size in self.sizes):
             self._refuse("sizes are whole numbers from 1 up")
         smallest = [prod(self._known(axes)) for axes in self._left]
         probe = torch.empty(smallest, device="meta")

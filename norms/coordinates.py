@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Blocks, Norm
+from modula.norms.kinds import check_fields
 from modula.norms.numerics import flat, ratio, split_scale
 
 
@@ -20,6 +21,9 @@ class LinearMap(ABC):
         <apply(x), y> == <x, transpose(y)>,  inverse(apply(x)) == x
         inverse_transpose(x) == transpose^-1(x)
     """
+
+    def __post_init__(self) -> None:
+        check_fields(self)  # of a subclass, which is a dataclass
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
@@ -43,11 +47,18 @@ def along(x: Tensor, matrix: Tensor, dim: int, ndim: int) -> Tensor:
 
     x: (..., d_1, ..., d_ndim), matrix: (..., c, d), dim < 0 counts from the last.
     """
+    matrix = matrix.to(x.dtype)
     if ndim == 2:
         return matrix @ x if dim == -2 else x @ matrix.mT
     moved = x.movedim(dim, -1)
     rows = moved.flatten(-ndim, -2) if ndim > 1 else moved.unsqueeze(-2)
     return (rows @ matrix.mT).reshape(*moved.shape[:-1], -1).movedim(-1, dim)
+
+
+def _check_dim(dim: int, ndim: int) -> None:
+    """Raise ValueError for a dim that is not of the weight; those before it are a batch."""
+    if not -ndim <= dim < 0:
+        raise ValueError(f"a dim of a weight is counted from the last, -{ndim} to -1; got {dim}")
 
 
 def spread(vector: Tensor, dim: int, ndim: int) -> Tensor:
@@ -64,6 +75,10 @@ class Along(LinearMap):
     matrix: Tensor
     dim: int
     ndim: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_dim(self.dim, self.ndim)
 
     def apply(self, x: Tensor) -> Tensor:
         return along(x, self.matrix, self.dim, self.ndim)
@@ -89,6 +104,10 @@ class Rotation(LinearMap):
     basis: Tensor
     dim: int
     ndim: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_dim(self.dim, self.ndim)
 
     def apply(self, x: Tensor) -> Tensor:
         return along(x, self.basis.mT, self.dim, self.ndim)
@@ -212,6 +231,9 @@ class InCoordinates(Norm):
     norm: Norm
     coordinates: LinearMap
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     def ndim(self) -> int:
         return self.norm.ndim
@@ -242,6 +264,9 @@ class Quadratic(Norm):
 
     form: LinearMap
     ndim: int = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __repr__(self) -> str:
         return "a quadratic form"

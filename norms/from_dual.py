@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Norm
+from modula.norms.kinds import check_fields
 from modula.norms.minimise import minimise
 from modula.norms.numerics import ratio, split_scale
 
@@ -43,6 +44,12 @@ class FromDual(Norm):
             raise ValueError(
                 f"FromDual needs the dual norm as a function of one weight, got {self.f!r}: write "
                 f"for example FromDual(lambda g: g.abs().sum())"
+            )
+        check_fields(self)
+        if self.ndim < 0 or self.iterations < 1:
+            raise ValueError(
+                f"FromDual measures 0 trailing dims or more, and searches for its value in 1 "
+                f"iteration or more; got ndim={self.ndim}, iterations={self.iterations}"
             )
 
     def __repr__(self) -> str:

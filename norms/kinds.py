@@ -71,7 +71,14 @@ def is_kind(value: object, kind: Any) -> bool:
     if origin is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     # What is no type, such as a TypeVar, is not looked at.
-    return origin is Any or not isinstance(origin, type) or isinstance(value, origin)
+    return origin is Any or not isinstance(origin, type) or _is_instance(value, origin)
+
+
+def _is_instance(value: object, kind: type) -> bool:
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # of a Protocol or a TypedDict, whose instances nobody can tell
+        return True
 
 
 def _contents(value: Any, origin: Any, parts: tuple[Any, ...]) -> Iterable[tuple[object, Any]]:

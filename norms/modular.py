@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modula.norms.base import NoClosedForm, Norm
 from modula.norms.kinds import check_fields, check_kind
-from modula.norms.numerics import at_least_float32, decreasing_root
+from modula.norms.numerics import at_least_float32, decreasing_root, ratio
 from modula.norms.vector import L1, L2, Max
 
 
@@ -65,18 +65,23 @@ class Composition:
 
         Raises NoClosedForm for RootOf, whose ball has no formula.
         """
+        _check_size("radius", radius)
         work = self._prepared(weights)
         if isinstance(self.outer, Max):
             return _like(weights, self._projected(work, radius))
         self._check_closed()
         step = decreasing_root(lambda t: self(self._shrunk(work, t)) - radius, self.dual(work))
-        return _like(weights, self._shrunk(work, step))
+        shrunk = self._shrunk(work, step)
+        length = self(shrunk)  # more than the radius by rounding, which is as large as the weights
+        fit = ratio(torch.full_like(length, radius), length).clamp(max=1)
+        return _like(weights, {name: _stretch(each, fit) for name, each in shrunk.items()})
 
     def prox(self, weights: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
         """argmin over v of step ||v|| + 1/2 |v - w|^2, with the Frobenius length | |.
 
         Raises NoClosedForm for RootOf, whose ball has no formula.
         """
+        _check_size("step", step)
         work = self._prepared(weights)
         if isinstance(self.outer, L1):
             return _like(weights, self._shrunk(work, step))
@@ -157,6 +162,13 @@ def _listed(parts: Mapping[str, tuple[Norm, float]]) -> tuple[tuple[str, Norm, f
     such = {"name": (L2(), 1.0)}
     check_kind("a network's norm", "its parts", parts, Mapping[str, tuple[Norm, float]], such)
     return tuple((name, norm, float(factor)) for name, (norm, factor) in parts.items())
+
+
+def _check_size(what: str, size: float) -> None:
+    """Raise ValueError for a negative number, or none."""
+    check_kind("a network's norm", what, size, float, 1.0)
+    if size < 0:
+        raise ValueError(f"{what}={size} of a network's norm: a {what} is 0 or more")
 
 
 def _like(weights: Mapping[str, Tensor], moved: dict[str, Tensor]) -> dict[str, Tensor]:

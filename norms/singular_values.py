@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import MatrixNorm, Norm
-from modula.norms.kinds import check_kind
+from modula.norms.kinds import check_kind, is_kind
 from modula.norms.numerics import decreasing_root, l1_threshold, largest, ratio, split_scale
 from modula.norms.schatten import on_singular_values
 from modula.norms.vector import L2
@@ -278,7 +278,7 @@ def _levels(s: Tensor, k: int, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check_count(norm: Norm, k: int) -> None:
-    if not (isinstance(k, int) and k >= 1):
+    if not (is_kind(k, int) and k >= 1):
         raise ValueError(f"{norm} is no norm: k counts singular values, a whole number from 1 up")
 
 

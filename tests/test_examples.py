@@ -1,11 +1,13 @@
 """Every example runs, briefly, and ends in a table or a picture."""
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9]*.py"))
+REFERENCE = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
 
 
 def test_examples_are_numbered_without_gaps() -> None:
@@ -26,3 +28,10 @@ def test_example_runs(
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path))["main"](steps=3)
     assert capsys.readouterr().out.strip() or any(tmp_path.iterdir()), "no table and no picture"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_what_an_example_imports_from_is_in_the_reference(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for module in re.findall(r"^(?:from|import) (modula[.\w]*)", text, flags=re.MULTILINE):
+        assert f"automodule:: {module}\n" in REFERENCE, module

@@ -142,10 +142,17 @@ def scion(
 
     Hidden matrices RMSToRMS, embeddings by row, the head by the largest entry times its fan-in,
     biases RMS.  Published radii go from 8 (vision) to 50 and 3000 (a tied language model).
+
+    Raises ValueError for radii that are none, and for an lr above 1 that would leave the balls.
     Source: Pethick et al. 2025, arXiv:2502.07529.
     """
     if not (0 < radius < inf and 0 < head_radius < inf):
         raise ValueError(f"radii must be positive and finite; got {radius} and {head_radius}")
+    if constrained and lr > 1:
+        raise ValueError(
+            f"lr={lr} would leave the balls, as 1 - lr is negative: it is the share of a radius "
+            f"that a step goes, 1 or less; constrained=False has no balls"
+        )
     declarations: dict[str, Declaration] = {}
     for name, (geometry, weight) in weights_of(model).items():
         is_head = geometry.role in ("head", "tied")

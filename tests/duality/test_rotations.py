@@ -1,6 +1,7 @@
 """POET against a loop over torch.optim.Adam; merges that change nothing; any norm of rotations."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ import modula
 from modula.duality import Average, Setting, Sharp, certify, derive
 from modula.duality.plan import Declaration, program_of
 from modula.groups import Group
-from modula.manifolds import Cayley, CayleyNeumann, Isospectral, Rotations
+from modula.manifolds import (
+    Cayley,
+    CayleyNeumann,
+    Isospectral,
+    Manifold,
+    Rotations,
+    Transposed,
+)
 from modula.norms import L2, Max, RMSToRMS, Spectral
 from modula.norms.metric import Diagonal, Memory
 from modula.optimizer import SteepestDescent
@@ -207,3 +215,10 @@ def test_without_rotations_the_direction_is_the_steepest_tangent(shape: tuple[in
         assert proof.tangency < 1e-9
         assert proof.norm <= 1 + 1e-9
         assert -1e-12 <= proof.gap < 0.02
+
+
+@pytest.mark.parametrize("within", [lambda m: m, Transposed], ids=["itself", "transposed"])
+def test_rotations_have_no_direction_along_tangents(within: Callable[[Manifold], Manifold]) -> None:
+    manifold = within(Isospectral(rotations=Rotations(2)))
+    with pytest.raises(ValueError, match="coordinates have a direction.*Isospectral\\(\\) does"):
+        derive(Setting(RMSToRMS(), manifold), (6, 4))

@@ -163,7 +163,10 @@ def test_a_missing_rule_names_the_weight_and_the_cure() -> None:
     text = str(error.value)
     assert "blocks.0.q.weight (6, 4)" in text
     assert "norm Max(), manifold Stiefel()" in text
-    assert "@derives(Max, Stiefel)" in text
+    assert "@derives(Max, Stiefel, potential=ShortStep)" in text
+    with pytest.raises(NoRule) as error:
+        derive(Setting(Max(2), Stiefel(), norms.Diagonal(), ShortStep()), (6, 4))
+    assert "@derives(Max, Stiefel, metric=Diagonal, potential=ShortStep)" in str(error.value)
 
 
 def test_a_wide_stiefel_weight_says_to_transpose() -> None:

@@ -107,3 +107,9 @@ def test_what_is_no_norm_of_one_number_a_weight_is_refused() -> None:
         Clip(1.0, Max(2))
     with pytest.raises(ValueError, match="Clip needs a"):
         Clip(1.0, "L2")
+
+
+def test_the_modular_norm_goes_unsaid_as_in_states_saved_before_there_was_a_choice() -> None:
+    assert repr(Clip(2.0)) == "Clip(rho=2.0)"
+    assert repr(Clip(2.0, L2())) == "Clip(rho=2.0, over=L2())"
+    assert repr(Clip(2.0, RMS())) == "Clip(rho=2.0, over=RMS())"

@@ -154,7 +154,21 @@ def test_the_weights_that_are_left_out_are_named(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         optimizer.step()
     assert caplog.messages == [
-        "too large to be squared, and so left out of this step: the gradient of 2.weight"
+        "too large to be squared, and so left out of the step until it is smaller: "
+        "the gradient of 2.weight"
     ]
     moved = [not torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True)]
     assert moved == [True, True, False, True]
+
+
+def test_a_gradient_that_stays_huge_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    net = network()
+    optimizer = modula.recipes.adamw(net)
+    for huge in ([2], [2], [0, 2], [0, 2], [], [2]):
+        for weight in net.parameters():
+            weight.grad = torch.ones_like(weight)
+        for layer in huge:
+            net[layer].weight.grad *= HUGE
+        optimizer.step()
+    told = [message.rpartition("gradient of ")[2] for message in caplog.messages]
+    assert told == ["2.weight", "0.weight", "2.weight"]

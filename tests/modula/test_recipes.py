@@ -161,6 +161,8 @@ def test_scion_never_leaves_its_balls() -> None:
         optimizer.step()
     for weight in net.parameters():
         assert modula.norms.RMSToRMS()(weight.detach()) <= 3.0 * 1.15  # of the polar factor
+    modula.recipes.scion(net, lr=1.0)
+    modula.recipes.scion(net, lr=1.5, constrained=False)
 
 
 def test_lr_of_muon_is_the_norm_of_its_step() -> None:
@@ -192,6 +194,7 @@ def test_an_embedding_row_without_gradient_does_not_move() -> None:
         (lambda net: modula.recipes.sign(net, momentum=1.0), r"momentum coefficient .*\[0, 1\)"),
         (lambda net: modula.recipes.automatic(net, radius=0), "radius must be positive"),
         (lambda net: modula.recipes.scion(net, radius=-1), "radii must be positive"),
+        (lambda net: modula.recipes.scion(net, lr=1.5), "lr=1.5 would leave the balls"),
         (lambda net: modula.recipes.adamw(net, betas=(0.9, 1.0)), "0 <= beta < 1"),
         (lambda net: modula.SteepestDescent(net, on_nonfinite="ignore"), '"raise" or "skip"'),
         (lambda net: modula.Automatic(gain=0), "positive gain"),

@@ -1,15 +1,19 @@
 """modula verify, as a person uses it: certificates with marks, broken laws, refusals."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from modula import verify
+from modula import cli, verify
 from modula.cli import app
+from modula.duality import Certificate
 from modula.laws import Broken, broken_laws, manifold_laws, norm_laws
-from modula.manifolds import Implicit, Manifold, Sphere
+from modula.manifolds import SPD, Implicit, Manifold, Sphere
 from modula.norms import Frobenius, FromDual, Norm
 
 
@@ -118,7 +122,7 @@ def test_no_norm_of_ours_breaks_a_law(norm: Norm) -> None:
     assert list(broken_laws(norm_laws(norm), (3, 2), corners=True)) == []
 
 
-@pytest.mark.parametrize("manifold", verify.MANIFOLDS, ids=str)
+@pytest.mark.parametrize("manifold", [*verify.MANIFOLDS, SPD()], ids=str)
 def test_no_manifold_of_ours_breaks_a_law(manifold: Manifold) -> None:
     assert list(broken_laws(manifold_laws(manifold), (3, 2))) == []
     if not isinstance(manifold, Implicit):  # it takes its time
@@ -137,9 +141,44 @@ def test_no_manifold_of_ours_breaks_a_law(manifold: Manifold) -> None:
         (("--norm", "FromDual(lambda g: g.sing())"), "no attribute 'sing'"),
         (("--norm", "FromDual(lambda g: g @ torch.ones(30))"), "cannot be tried on 64x32"),
         (("--norm", "KyFan(40)", "--shape", "64x32"), "use k = 32 or less"),
+        (("--manifold", "Implicit(lambda w: w.sum() ** 2 + 1)", "--shape", "2x1"), "has no point"),
     ],
 )
 def test_verify_refuses_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:
     shown = modula("verify", *arguments)
     assert shown.exit_code == 2
     assert words in " ".join(shown.output.split())
+
+
+def test_a_terminal_shows_how_far_the_proofs_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = io.StringIO()
+    monkeypatch.setattr(
+        cli, "Console", lambda **_: Console(file=seen, force_terminal=True, width=150)
+    )
+    rows = verify.verify_pair(Frobenius(), Sphere(ndim=2), (3, 2))
+    assert len(cli.told(rows)) == 18
+    words = " ".join(seen.getvalue().split())
+    assert (
+        "18 proofs, the last: Frobenius() on Sphere(ndim=2), zero gradient in torch.bfloat16"
+        in words
+    )
+    assert not cli.broken_in_words("[mine]", norm_laws(Frobenius()), ((3, 2),))
+    assert "trying [mine]" in seen.getvalue()
+
+
+def test_a_gap_far_below_zero_is_no_proof() -> None:
+    (row, *_) = verify.verify_pair(Frobenius(), Sphere(ndim=2), (3, 2), dtypes=(torch.float64,))
+    graded = [
+        verify.grade(replace(row, certificate=Certificate(1.0, 0.0, gap)), 0.1)
+        for gap in (-1e-13, -2e-4, 0.01, 0.2)
+    ]
+    assert graded == ["exact", "close", "close", "FAIL"]
+
+
+@pytest.mark.parametrize("norm", [(), ("--norm", "L2()")], ids=["every norm", "one norm"])
+def test_rotations_have_no_direction_of_the_weight_to_certify(norm: tuple[str, ...]) -> None:
+    shown = modula("verify", *norm, "--manifold", "Isospectral(rotations=Rotations(4))")
+    assert shown.exit_code == 2
+    assert "moves weights by rotations" in " ".join(shown.output.split())

@@ -145,3 +145,21 @@ def test_the_natural_gradient_sees_no_coordinates() -> None:
 def _power(x: Tensor, power: float) -> Tensor:
     values, vectors = torch.linalg.eigh(x)
     return (vectors * values**power) @ vectors.mT
+
+
+@pytest.mark.parametrize("kind", [Along, Rotation])
+@pytest.mark.parametrize("dim", [0, 1, -3])
+def test_a_dim_is_counted_from_the_last(kind: type[Along | Rotation], dim: int) -> None:
+    with pytest.raises(ValueError, match=f"counted from the last, -2 to -1; got {dim}"):
+        kind(torch.eye(4), dim)
+
+
+@pytest.mark.parametrize("known", [torch.float32, torch.float64])
+def test_a_map_in_one_precision_serves_weights_in_another(known: torch.dtype) -> None:
+    norm = InCoordinates(Spectral(), Along(invertible(4, 0).to(known), -1))
+    exact = InCoordinates(Spectral(), Along(invertible(4, 0), -1))
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = draw(*SHAPE, seed=1).to(dtype)
+        rounding = max(1e-6, torch.finfo(dtype).eps)
+        assert norm.duality_map(x).dtype == norm.dual(x).dtype == dtype
+        assert_close(norm.dual(x).double(), exact.dual(x.double()), rtol=2 * rounding, atol=0)

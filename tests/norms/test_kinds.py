@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import isabstract
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -14,6 +14,10 @@ from modula import duality, norms
 from modula.norms.kinds import check_fields, check_kind, in_words, is_kind
 
 T = TypeVar("T")
+
+
+class Shaped(Protocol):
+    shape: tuple[int, ...]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,8 @@ T = TypeVar("T")
         (len, Callable[[Any], int]),
         (object(), Any),
         (object(), T),
+        (object(), Shaped),
+        ([], Shaped | None),
     ],
 )
 def test_what_is_of_a_kind(value: object, kind: Any) -> None:
@@ -93,11 +99,17 @@ NEEDED = {
     "k": 2,
     "parts": (("a", norms.L2(2), 1.0),),
     "declarations": {},
+    "coordinates": norms.LinearChain(),
+    "form": norms.LinearChain(),
+    "matrix": torch.eye(2),
+    "basis": torch.eye(2),
+    "scale": torch.ones(2),
+    "dim": -1,
 }
 # Results and maps of tensors, which rules make and no user does, and what takes a function.
 NOT_DECLARED = (
     *("Certificate", "Derived", "Line", "Live", "Plan", "Program", "Row", "Slot"),
-    *("InCoordinates", "Quadratic", "FromDual", "Then", "Under"),
+    *("FromDual", "Then", "Under"),
 )
 
 
@@ -106,7 +118,7 @@ def constructors() -> Iterator[type]:
         for name in package.__all__:
             found = getattr(package, name)
             if isinstance(found, type) and is_dataclass(found) and not isabstract(found):
-                if name not in NOT_DECLARED and not issubclass(found, norms.LinearMap):
+                if name not in NOT_DECLARED:
                     yield found
 
 
@@ -121,3 +133,23 @@ def test_every_argument_of_every_constructor_is_looked_at(made: Any) -> None:
             with pytest.raises(ValueError) as error:
                 made(**{**given, field.name: bad})
             assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_of_numpy_count_as_any_other() -> None:
+    x = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    two = np.int64(2)
+    blocks = norms.Spectral().on("(h o) i -> h o i", h=two)  # type: ignore[arg-type]
+    assert torch.equal(blocks(x), norms.Spectral().on("(h o) i -> h o i", h=2)(x))
+    assert torch.equal(norms.KyFan(two)(x), norms.KyFan(2)(x))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"ndim": -1}, {"iterations": 0}, {"iterations": -1}])
+def test_what_is_no_count_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="0 trailing dims or more, .* 1 iteration or more; got"):
+        norms.FromDual(torch.linalg.vector_norm, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"ndim": 1.5}, {"iterations": "many"}])
+def test_what_is_no_whole_number_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="FromDual needs a whole number for"):
+        norms.FromDual(torch.linalg.vector_norm, **wrong)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from math import sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -181,6 +182,27 @@ def test_hand_computed_projections_of_networks() -> None:
     for move in (RootOf(parts).project, RootOf(parts).prox):
         with pytest.raises(NoClosedForm, match="MaxOf and SumOf have one"):
             move(w, 1.0)
+
+
+@pytest.mark.parametrize("build", [MaxOf, SumOf])
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("radius", [0.0, 1.0])
+def test_a_projection_is_in_the_ball_at_every_scale(
+    build: Build, size: float, radius: float
+) -> None:
+    norm, w = build(PARTS), network(size * torch.randn(4, 3, dtype=torch.float64), 0)
+    assert norm.project(w, radius).keys() == w.keys()
+    assert norm(norm.project(w, radius)) <= radius * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("build", [MaxOf, SumOf])
+@pytest.mark.parametrize("size", [-1.0, float("nan"), "1"])
+def test_a_radius_and_a_step_are_zero_or_more(build: Build, size: Any) -> None:
+    norm, w = build(PARTS), network(torch.ones(4, 3, dtype=torch.float64), 0)
+    with pytest.raises(ValueError, match="radius"):
+        norm.project(w, size)
+    with pytest.raises(ValueError, match="step"):
+        norm.prox(w, size)
 
 
 def test_root_of_frobenius_is_globally_normalised_gradient() -> None:
