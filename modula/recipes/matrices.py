@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from modula.automatic import Automatic
 from modula.duality import (
     Average,
     Decay,
@@ -148,7 +149,7 @@ def scion(
     """
     if not (0 < radius < inf and 0 < head_radius < inf):
         raise ValueError(f"radii must be positive and finite; got {radius} and {head_radius}")
-    if constrained and lr > 1:
+    if constrained and not isinstance(lr, Automatic) and lr > 1:
         raise ValueError(
             f"lr={lr} would leave the balls, as 1 - lr is negative: it is the share of a radius "
             f"that a step goes, 1 or less; constrained=False has no balls"

@@ -7,6 +7,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, NamedTuple, ParamSpec, cast, get_type_hints
 
+from modula.automatic import Automatic
 from modula.declare import check_model
 from modula.duality import Clip, ShortStep
 from modula.errors import suggest
@@ -52,6 +53,8 @@ def checked(
         for each in through:
             found = (OPTIONS.get(each.__name__) or dict(_options_of(each))) | found
         found = found | {key: each for key, each in HANDED_ON.items() if key not in found}
+        if "adamw_lr" not in found:  # one rate for the whole network, which it may do without
+            found["lr"] = Option(found["lr"].kind | Automatic, found["lr"].default)
         OPTIONS[called] = {key: each for key, each in found.items() if key not in without}
         names = [*signature(make).parameters]
 

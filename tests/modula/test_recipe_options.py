@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import modula
@@ -89,3 +90,19 @@ def test_scalers_follow_those_of_the_recipe(name: str) -> None:
     plain = RECIPES[name](network()).plan.rows[0].scalers
     row = RECIPES[name](network(), scalers=(Hyperball(),)).plan.rows[0]
     assert row.scalers == ", ".join([plain, "Hyperball()"] if plain else ["Hyperball()"])
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "sign", "scion", "adamw", "oblique", "manifold_muon", "unit_condition"]
+)
+def test_a_recipe_of_one_rate_does_without_it(name: str) -> None:
+    net = nn.Linear(4, 4, bias=False)
+    optimizer = getattr(modula.recipes, name)(net, lr=modula.Automatic())
+    net.weight.grad = torch.ones(4, 4)
+    optimizer.step()
+    assert optimizer.last_lr > 0
+
+
+def test_a_recipe_of_several_rates_says_that_it_needs_one() -> None:
+    with pytest.raises(ValueError, match=r"recipes\.muon needs a number for lr, such as 0\.02"):
+        modula.recipes.muon(nn.Linear(4, 4), lr=modula.Automatic())  # type: ignore[arg-type]
