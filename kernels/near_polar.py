@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from modula.kernels.gram import one_by_one, symmetric_product
+from modula.kernels.moderate import moderate
 from modula.kernels.op import Cost, Op, Shape, check_matrix
 
 SERIES = (-1 / 2, 3 / 8, -5 / 16, 35 / 128, -63 / 256, 231 / 1024)
@@ -36,9 +37,7 @@ def near_polar_plain(x: Tensor, *, scale: float = 1.0) -> Tensor:
     if x.numel() == 0:
         return x.clone()
     work = x.float() if x.dtype.itemsize < 4 else x
-    largest = work.abs().amax((-2, -1), keepdim=True)  # else squares over- or underflow
-    work = work / torch.where(largest > 0, largest, 1.0)
-    return one_by_one(partial(_near_polar, scale=scale), work).to(x.dtype)
+    return one_by_one(partial(_near_polar, scale=scale), moderate(work)).to(x.dtype)
 
 
 def _near_polar(x: Tensor, scale: float) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from modula.kernels.gram import one_by_one
+from modula.kernels.moderate import moderate
 from modula.kernels.op import Cost, Locality, Op, Shape, check_matrix
 from modula.kernels.polar import polar
 from modula.kernels.stiefel_admm import POLAR
@@ -44,31 +45,27 @@ def stiefel_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
 
 def _direction(w: Tensor, g: Tensor) -> Tensor:
     m, n = w.shape[-2:]
+    w, g = moderate(w), moderate(g)
     radius, noise = radius_and_noise(w)
-    q = w / radius
-    return _turn(q, g, noise) if m == n else split_direction(q, g, noise)
+    return _turn(w / radius, g, noise) if m == n else split_direction(w, g, radius, noise)
 
 
 def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
     """r of W^T W = r^2 I, and the share of G below which a tangent part is none: (..., 1, 1).
 
-    That part is then made by rounding, or by W's distance from the manifold.
+    That part is then made by rounding, or by W's distance from the manifold.  W is moderate.
     """
-    largest = w.abs().amax((-2, -1), keepdim=True)
-    largest = torch.where(largest > 0, largest, 1.0)
-    squares = (w / largest).square().sum(-2, keepdim=True)
+    squares = w.square().sum(-2, keepdim=True)
     mean = squares.mean(-1, keepdim=True)
     mean = torch.where(mean > 0, mean, 1.0)
     drift = (squares / mean - 1).abs().amax(-1, keepdim=True)
     noise = torch.clamp(DRIFT * drift, min=NOISE * torch.finfo(w.dtype).eps)
-    return largest * mean.sqrt(), noise
+    return mean.sqrt(), noise
 
 
 def _turn(q: Tensor, g: Tensor, noise: Tensor) -> Tensor:
     """Q polar(Q^T G - G^T Q), for square Q."""
-    inner = q.mT @ g
-    largest = inner.abs().amax((-2, -1), keepdim=True)
-    inner = inner / torch.where(largest > 0, largest, 1.0)
+    inner = moderate(q.mT @ g)
     skew = inner - inner.mT
     real = _length(skew) > 2 * noise * _length(inner)
     turn = torch.where(real, polar(skew, **POLAR), 0.0)
@@ -97,7 +94,7 @@ def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
     if m == n:
         return _times(batch, polar.cost((n, n), itemsize, **POLAR) + Cost(4.0 * n**3, passes))
     # Products with a tall matrix; of small ones eigendecompositions (9 n^3) and products.
-    tall, small = (5, 9 * 1 + 2 * 9) if m >= 2 * n else (7, 9 * 3 + 2 * 11)
+    tall, small = (5, 9 * 1 + 2 * 10) if m >= 2 * n else (7, 9 * 3 + 2 * 11)
     return _times(batch, Cost(2.0 * tall * m * n**2 + float(small) * n**3, passes))
 
 

@@ -36,36 +36,54 @@ Manifolds, 2008, for the form of the tangents.
 import torch
 from torch import Tensor
 
-from modula.kernels.gram import add_product_, skew_product, symmetric_product
+from modula.kernels.gram import add_product_, multiply_add, skew_product, symmetric_product
 from modula.kernels.polynomials import PolarExpress
 
 ROUNDINGS = 32.0  # the eigenvalues of a Gram matrix are known to so many roundings of the largest
+EXACT = 1e-4  # W is on the manifold, as far as E^T E can tell
 LEAK = 1e3  # E / floor^(1/2), which is to be normal to W, is so to 1 / LEAK
 # y (1 - BEND y)^2 + (1 - FIRST y + SECOND y^2)^2 <= 1 for 0 <= y <= LONGEST, see the tests.
 BEND, FIRST, SECOND, LONGEST = 0.175, 0.508, 0.07, 6.0
 ROOT = PolarExpress(steps=7, lower=1e-3, schatten=8)
 
 
-def split_direction(w: Tensor, g: Tensor, noise: Tensor) -> Tensor:
-    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n), w^T w = I.
+def split_direction(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
+    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n), both moderate.
 
+    radius (..., 1, 1): r of w^T w = r^2 I
     noise  (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
     """
-    largest = g.abs().amax((-2, -1), keepdim=True)
-    largest = torch.where(largest > 0, largest, 1.0)
     is_tall = g.shape[-2] >= 2 * g.shape[-1]
-    p = (w.mT @ g).div_(largest)
-    skew, rest = (p - p.mT).div_(2), add_product_(g / largest, w, p, alpha=-1.0)
-    if not is_tall:  # the part normal to W has not n dimensions; what leaks into the others is cut
-        rest = add_product_(rest, w, w.mT @ rest, alpha=-1.0)
-    gram = symmetric_product(rest.mT, rest)
-    size, traces = _squares(p), _trace(gram)
+    p = (w.mT @ g).div_(radius)
+    skew, size = (p - p.mT).div_(2), _squares(p)
+    along = p if is_tall and _is_mostly_normal(g, size, noise) else None
+    if along is not None:
+        rest = g  # for E N = G N - W P N: all that is wanted of E itself is E^T E
+        gram = symmetric_product(p.mT, p, add=symmetric_product(g.mT, g), alpha=-1.0)
+    else:
+        rest = multiply_add(w, p / radius, add=g, alpha=-1.0)
+        if not is_tall:  # E has not n dimensions; what leaks into the others is cut
+            rest = add_product_(rest, w, (w.mT @ rest).div_(radius**2), alpha=-1.0)
+        gram = symmetric_product(rest.mT, rest)
+    traces = _trace(gram)
     least = (LEAK * torch.finfo(g.dtype).eps) ** 2 * size
     coefficients = by_eigenvectors if is_tall and g.device.type == "cpu" else by_roots
     normal, inner = coefficients(gram, skew, least / p.shape[-1])
     real = _squares(skew) + traces > noise**2 * (size + traces)
     normal, inner = torch.where(real & (traces > least), normal, 0.0), torch.where(real, inner, 0.0)
-    return add_product_(w @ inner, rest, normal)
+    if along is not None:
+        inner = inner - along @ normal
+    return add_product_(w @ inner.div_(radius), rest, normal)
+
+
+def _is_mostly_normal(g: Tensor, size: Tensor, noise: Tensor) -> bool:
+    """Whether E^T E = G^T G - P^T P loses no digits to speak of: it spares a tall product.
+
+    Only a CPU tells, as elsewhere one would wait to know, and products cost next to nothing.
+    """
+    if g.device.type != "cpu":
+        return False
+    return bool(((_squares(g) > 2 * size) & (noise < EXACT)).all())
 
 
 def by_eigenvectors(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modula.kernels.moderate import moderate
 from modula.kernels.op import Cost, Locality, Op, Shape, elementwise_cost
 from modula.kernels.stiefel_map import radius_and_noise, stiefel_map
 
@@ -32,11 +33,10 @@ def unit_condition_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
     """
     working = torch.promote_types(gradient.dtype, torch.float32)
     w, g = weight.to(working), gradient.to(working)
-    turn = stiefel_map(w, g)
     if gradient.numel() == 0:
-        return turn.to(gradient.dtype)
-    largest = g.abs().amax((-2, -1), keepdim=True)
-    g = g / torch.where(largest > 0, largest, 1.0)
+        return stiefel_map(w, g).to(gradient.dtype)
+    w, g = moderate(w), moderate(g)
+    turn = stiefel_map(w, g)
     radius, share = radius_and_noise(w)
     q = w / radius
     growth, gain = ((g * each).sum((-2, -1), keepdim=True) for each in (q, turn))

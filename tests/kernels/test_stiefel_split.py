@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from modula.kernels import stiefel_split
 from modula.kernels.gram_irls import stiefel_dual_bound
+from modula.kernels.stiefel_map import stiefel_map
 from modula.kernels.stiefel_split import (
     BEND,
     FIRST,
@@ -123,3 +124,25 @@ def test_long_singular_values_cost_the_others_little(coefficients: Coefficients)
     weight, gradient = torch.eye(64, 16, dtype=torch.float64).expand(4, 64, 16), rest.clone()
     gradient[:, :16] = skew
     assert (gain >= 0.996 * stiefel_dual_bound(weight, gradient, 16)).all()
+
+
+@pytest.mark.parametrize("shape", [(40, 10), (33, 8), (2, 60, 20)], ids=str)
+def test_a_normal_part_that_is_never_formed_gives_the_same(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w, g = torch.linalg.qr(gaussian(*shape, seed=3).float())[0], gaussian(*shape, seed=4).float()
+    spared = stiefel_map(3.0 * w, g)
+    monkeypatch.setattr("modula.kernels.stiefel_split._is_mostly_normal", lambda *_: False)
+    formed = stiefel_map(3.0 * w, g)
+    assert not torch.equal(spared, formed)  # it was another way
+    assert_close(spared, formed, atol=2e-6, rtol=0)
+
+
+def test_a_small_normal_part_is_formed() -> None:
+    """What G^T G - P^T P would lose: here E is some 3e-3 of G."""
+    w = torch.linalg.qr(gaussian(40, 10, seed=3).float())[0]
+    draw = gaussian(40, 10, seed=4).float()
+    part = draw - w @ (w.mT @ draw)
+    g = w @ gaussian(10, 10, seed=5).float() + 3e-3 * part
+    exact = stiefel_map(w.double(), g.double())
+    assert_close(stiefel_map(w, g).double(), exact, atol=1e-3, rtol=0)
