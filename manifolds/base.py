@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -139,7 +139,8 @@ def are_rising(*numbers: object) -> bool:
 
 def is_whole(number: object, least: int) -> bool:
     """Whether it is a whole number, at least so large."""
-    return isinstance(number, int) and not isinstance(number, bool) and number >= least
+    whole = isinstance(number, Integral) and not isinstance(number, bool)
+    return whole and int(number) >= least  # type: ignore[call-overload]
 
 
 def check_radius(manifold: str, radius: float) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, is_dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,3 +63,4 @@ def test_what_fits_is_taken() -> None:
     assert Sphere(2, ndim=1).radius == 2  # a whole number is a number
     assert Isospectral((2.0, 1)).spectrum == (2.0, 1)
     assert Rotations(4, 1, Cayley()).block == 4
+    assert Sphere(ndim=np.int64(2)).ndim == 2
