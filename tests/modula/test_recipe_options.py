@@ -43,11 +43,12 @@ def test_every_option_is_of_its_kind(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*RECIPES])
-def test_every_known_option_is_taken(name: str) -> None:
-    net = network()
+def test_every_known_option_is_taken_and_its_default_changes_nothing(name: str) -> None:
     known = {key: each.default for key, each in OPTIONS[name].items()}
     given = {key: value for key, value in known.items() if value is not None}
-    RECIPES[name](net, **given)
+    said, unsaid = (RECIPES[name](network(), **options).plan for options in (given, {}))
+    assert said.programs() == unsaid.programs()
+    assert str(said) == str(unsaid)
 
 
 def test_pairs_may_be_lists() -> None:
