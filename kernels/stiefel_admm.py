@@ -20,15 +20,13 @@ import torch
 from torch import Tensor
 
 from modula.kernels.polar import polar
-from modula.kernels.polynomials import PolarExpress
 from modula.kernels.spectral_bound import spectral_bound
 from modula.kernels.spectral_clip import spectral_clip
+from modula.kernels.stiefel_map import POLAR
 
 ITERATIONS = 10  # reaches 98 to 100 % of the best value, see the tests
 RHO = 0.5
 RELAXATION = 1.7
-# Five steps, enough for Muon, are not enough inside an iteration: it stalls near 0.95 of the best.
-POLAR = {"polynomials": PolarExpress(steps=7, lower=1e-3, safety=1.01, schatten=8)}
 
 
 def admm_direction(

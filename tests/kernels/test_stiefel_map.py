@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from modula.kernels.gram_irls import stiefel_dual_bound
 from modula.kernels.op import Locality
 from modula.kernels.polar import polar
-from modula.kernels.stiefel_admm import POLAR, admm_direction
-from modula.kernels.stiefel_map import stiefel_map
+from modula.kernels.stiefel_admm import admm_direction
+from modula.kernels.stiefel_map import POLAR, stiefel_map
 from strategies import batches, seeds
 
 PARITY_TRAPS = [(3, 2), (5, 3), (7, 4), (9, 8), (33, 18)]
