@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Make, assert_same_run
 from torch import Tensor, nn
 from torch.testing import assert_close
+from training_runs import Make, assert_same_run
 
 import modula
 from modula import recipes

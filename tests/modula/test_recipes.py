@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import Make, assert_same_run
 from torch import Tensor, nn
+from training_runs import Make, assert_same_run
 
 import modula
 from modula.kernels.polynomials import JORDAN, YOU6
