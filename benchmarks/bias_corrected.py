@@ -20,10 +20,10 @@ from statistics import mean
 
 import torch
 
-from modula.config import Config
-from modula.data import load_text
 from modula.errors import Diverged
-from modula.training import Run
+from modula.training.config import Config
+from modula.training.data import load_text
+from modula.training.run import Run
 
 RESULTS = Path(__file__).parent / "results" / "bias_corrected.md"
 RATES = {

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from modula.duality import Setting, certify, derive
-from modula.duality.rules import rule_name
+from modula.duality.setting.derive import rule_name
 from modula.manifolds import (
     SPD,
     Euclidean,

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from modula.kernels.coupled import SQUARINGS, fewest, square_roots
-from modula.kernels.root import SMALLEST, inverse_root
-from modula.kernels.spectral_bound import spectral_bound
+from modula.kernels.moments.root import SMALLEST, inverse_root
+from modula.kernels.moments.root_by_products import SQUARINGS, fewest, square_roots
+from modula.kernels.spectral.bound import spectral_bound
 
 RESULTS = Path(__file__).parent / "results" / "inverse_roots.md"
 CASES = ((1e2, 0.0), (1e4, 0.0), (1e4, 1e-3), (1e6, 1e-3))

@@ -28,12 +28,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from modula import recipes
-from modula.kernels.gram_irls import _search, stiefel_dual_bound
-from modula.kernels.near_polar import near_polar
-from modula.kernels.polar import polar
-from modula.kernels.polynomials import PolarExpress
-from modula.kernels.stiefel_admm import admm_direction
-from modula.kernels.stiefel_map import stiefel_map
+from modula.kernels.spectral.near_polar import near_polar
+from modula.kernels.spectral.polar import polar
+from modula.kernels.spectral.polynomials import PolarExpress
+from modula.kernels.tangent.stiefel import stiefel_map
+from modula.kernels.tangent.stiefel_admm import admm_direction
+from modula.kernels.tangent.stiefel_bound import _search, stiefel_dual_bound
 
 RESULTS = Path(__file__).parent / "results" / "manifold_muon.md"
 SHAPES = ((768, 768), (768, 256), (3072, 768), (256, 768), (768, 3072))

@@ -26,9 +26,9 @@ from rich.progress import track
 from torch.optim.lr_scheduler import LambdaLR
 
 import modula
-from modula.config import Config
-from modula.data import even_windows, load_text, random_windows
-from modula.training import build_model
+from modula.training.config import Config
+from modula.training.data import even_windows, load_text, random_windows
+from modula.training.run import build_model
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import modula
-from modula.kernels.polar import polar
+from modula.kernels.spectral.polar import polar
 
 RESULTS = Path(__file__).parent / "results"
 CPUINFO = Path("/proc/cpuinfo")

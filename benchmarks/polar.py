@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim._muon import _zeropower_via_newtonschulz
 
-from modula.kernels.polar import Gram, Standard, exact_polar, polar
+from modula.kernels.spectral.polar import Gram, Standard, exact_polar, polar
 
 RESULTS = Path(__file__).parent / "results" / "polar.md"
 ROWS = 768

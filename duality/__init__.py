@@ -1,26 +1,11 @@
 """Where geometry meets arithmetic: rules, programs, plans, batches and certificates."""
 
-from modula.duality import (
-    bias_corrected,
-    diagonal,
-    eigenbasis,
-    general,
-    hyperplane,
-    inverse_free,
-    kronecker,
-    layer,
-    low_rank,
-    natural,
-    posterior,
-    psgd,
-    separable,
-    tangent,
-    transposed,
-    unconstrained,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
+from modula.duality import metrics, rules
 from modula.duality.certificate import Certificate, certify, gap_of
-from modula.duality.compiler import Batch, batches
-from modula.duality.decay import (
+from modula.duality.declaration.decay import (
     BehindMetric,
     Cautious,
     Coupled,
@@ -29,7 +14,20 @@ from modula.duality.decay import (
     Independent,
     Scheduled,
 )
-from modula.duality.momentum import (
+from modula.duality.declaration.scalers import (
+    EntryMoments,
+    Graft,
+    Hyperball,
+    LimitRMS,
+    MatchRMS,
+    RowMoments,
+    Scaler,
+)
+from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
+from modula.duality.program.batch import Batch, batches
+from modula.duality.program.program import Line, Live, Program, Slot, line
+from modula.duality.setting.derive import Derived, NoRule, Setting, derive, derives
+from modula.duality.setting.momentum import (
     Average,
     Behind,
     Between,
@@ -39,38 +37,14 @@ from modula.duality.momentum import (
     QueryStore,
     Unbiased,
 )
-from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
-from modula.duality.potential import Clip, Potential, Sharp, ShortStep, Unit, Within
-from modula.duality.program import Line, Live, Program, Slot, line
-from modula.duality.rules import Derived, NoRule, Setting, derive, derives
-from modula.duality.scalers import (
-    EntryMoments,
-    Graft,
-    Hyperball,
-    LimitRMS,
-    MatchRMS,
-    RowMoments,
-    Scaler,
-)
+from modula.duality.setting.potential import Clip, Potential, Sharp, ShortStep, Unit, Within
 
-# The rule files register themselves when imported.
-RULE_FILES = (
-    unconstrained,
-    tangent,
-    separable,
-    hyperplane,
-    general,
-    transposed,
-    natural,
-    posterior,
-    bias_corrected,
-)
-# So do the files that say how a metric is kept.
-METRIC_FILES = (diagonal, eigenbasis, inverse_free, kronecker, layer, low_rank, psgd)
+# Every file of these two rooms registers what it says when it is imported.
+for room in (metrics, rules):
+    for file in iter_modules(room.__path__, f"{room.__name__}."):
+        import_module(file.name)
 
 __all__ = [
-    "METRIC_FILES",
-    "RULE_FILES",
     "Average",
     "Batch",
     "Behind",

@@ -9,11 +9,11 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from modula.duality.general import multiplier_bounds
-from modula.duality.hyperplane import is_hyperplane, least_bound
-from modula.duality.separable import separate_bound, vector_of
-from modula.duality.transposed import norm_of_transposes
-from modula.kernels.gram_irls import stiefel_dual_bound
+from modula.duality.rules.general import multiplier_bounds
+from modula.duality.rules.hyperplane import is_hyperplane, least_bound
+from modula.duality.rules.separable import separate_bound, vector_of
+from modula.duality.rules.transposed import norm_of_transposes
+from modula.kernels.tangent.stiefel_bound import stiefel_dual_bound
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.oblique import Oblique
@@ -22,7 +22,7 @@ from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Norm
-from modula.norms.kinds import check_kind
+from modula.norms.checks import check_kind
 from modula.norms.operator import Spectral
 
 ROUNDING = 1e-12  # of float64 sums; a gap below it, of either sign, is none
@@ -183,7 +183,7 @@ def _bounds(norm: Norm, manifold: Manifold, weight: Tensor, tangent: Tensor) -> 
         radius = norm.unit_radius(weight.shape)
         yield radius * stiefel_dual_bound(weight / manifold.radius, tangent)
     if isinstance(norm, Spectral) and isinstance(manifold, UnitConditionNumber):
-        # A tangent is a growth and a turn at right angles: see kernels/unit_condition_map.py.
+        # A tangent is a growth and a turn at right angles: see kernels/tangent/unit_condition.py.
         q = weight / torch.linalg.matrix_norm(weight) * weight.shape[-1] ** 0.5
         turning = stiefel_dual_bound(q, Stiefel().to_tangent(q, tangent))
         yield norm.unit_radius(weight.shape) * torch.hypot(turning, (tangent * q).sum())

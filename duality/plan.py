@@ -12,20 +12,20 @@ from math import prod
 from rich.console import Console
 from rich.table import Table
 
-from modula.duality.coordinates import describe
-from modula.duality.decay import Decay, as_decay, has_decay
-from modula.duality.explain import known_as
-from modula.duality.program import POINT, Line, Program, line
-from modula.duality.proposal import proposed
-from modula.duality.rotations import chart_shape, rotating
-from modula.duality.rules import Derived, Setting, rule_name
-from modula.duality.scalers import Graft, Scaler
-from modula.kernels import apply
+from modula.duality.declaration.decay import Decay, as_decay, has_decay
+from modula.duality.declaration.direction import proposed
+from modula.duality.declaration.scalers import Graft, Scaler
+from modula.duality.known_as import known_as
+from modula.duality.metrics.coordinates import describe
+from modula.duality.program.program import POINT, Line, Program, line
+from modula.duality.rules.rotations import chart_shape, rotating
+from modula.duality.setting.derive import Derived, Setting, rule_name
+from modula.kernels.elementwise import averages
 from modula.kernels.op import Shape
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.rotations import Rotations
-from modula.norms.kinds import check_fields
+from modula.norms.checks import check_fields
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
     return Program(
         proposal=_counting(derived.lines),
         update=(
-            *((line(POINT, apply.copy, "weight"),) if _looks_back(derived) else ()),
+            *((line(POINT, averages.copy, "weight"),) if _looks_back(derived) else ()),
             *((shrink,) if shrink else ()),
-            line("weight", apply.step, "weight", derived.direction, "lr", scale=scale),
+            line("weight", averages.step, "weight", derived.direction, "lr", scale=scale),
             *derived.after,
         ),
         direction=derived.direction,
@@ -149,7 +149,7 @@ def rule_of(setting: Setting, shape: Shape) -> str:
 def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
     """The lines, after one that counts the steps if any of them wants to know."""
     asks = any("step" in each.reads or each.every > 1 for each in lines)
-    return (line("step", apply.count, "step"), *lines) if asks else lines
+    return (line("step", averages.count, "step"), *lines) if asks else lines
 
 
 def row_of(

@@ -11,12 +11,13 @@ from modula.manifolds.affine_invariant import (
     geodesic,
 )
 from modula.manifolds.base import Manifold, TangentConstraint
-from modula.manifolds.beta import Beta
-from modula.manifolds.categorical import Categorical
 from modula.manifolds.euclidean import Euclidean
-from modula.manifolds.exponential_family import ExponentialFamily, blr_step
-from modula.manifolds.gamma import Gamma
-from modula.manifolds.gaussian import DiagonalGaussian, Gaussian
+from modula.manifolds.families.base import ExponentialFamily, blr_step
+from modula.manifolds.families.beta import Beta
+from modula.manifolds.families.categorical import Categorical
+from modula.manifolds.families.gamma import Gamma
+from modula.manifolds.families.gaussian import DiagonalGaussian, Gaussian
+from modula.manifolds.families.variational_newton import stein_hessian, von_step
 from modula.manifolds.implicit import Implicit
 from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.norm_ball import NormBall
@@ -31,7 +32,6 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
-from modula.manifolds.von import stein_hessian, von_step
 
 __all__ = [
     "Cayley",

@@ -7,10 +7,9 @@ print(optimizer.plan)
 """
 
 from modula import duality, manifolds, norms, recipes
-from modula.algebra import Add, Bond, Compose, Identity, Module, Parallel, Scale
-from modula.atoms import Bias, Conv2d, Embedding, Gain, Linear
-from modula.automatic import Automatic
-from modula.bonds import (
+from modula.network.algebra import Add, Bond, Compose, Identity, Module, Parallel, Scale
+from modula.network.atoms import Bias, Conv2d, Embedding, Gain, Linear
+from modula.network.bonds import (
     GELU,
     Apply,
     Attention,
@@ -28,13 +27,14 @@ from modula.bonds import (
     Softmax,
     SplitHeads,
 )
-from modula.compounds import GPT, MLP, Compound, ResNet
-from modula.declare import declare
-from modula.geometry import Geometry, geometries
-from modula.gradients import NonFiniteGradient
-from modula.groups import Group
-from modula.network import modular_norm, product_manifold
-from modula.optimizer import SteepestDescent
+from modula.network.compounds import GPT, MLP, Compound, ResNet
+from modula.network.declare import declare
+from modula.network.geometry import Geometry, geometries
+from modula.network.modular import modular_norm, product_manifold
+from modula.optimizer.automatic import Automatic
+from modula.optimizer.gradients import NonFiniteGradient
+from modula.optimizer.param_groups import Group
+from modula.optimizer.steepest_descent import SteepestDescent
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,5 @@
 """`python -m modula` is the command `modula`."""
 
-from modula.cli import main
+from modula.cli.main import main
 
 main()

@@ -4,8 +4,8 @@ if __name__ != "modula.norms":
     raise ImportError("this folder is the package modula.norms; import it by that name")
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
-from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
-from modula.norms.coordinates import (
+from modula.norms.from_dual import FromDual
+from modula.norms.maps.linear import (
     Along,
     Elementwise,
     InCoordinates,
@@ -14,10 +14,11 @@ from modula.norms.coordinates import (
     Quadratic,
     Rotation,
 )
-from modula.norms.eigenbasis import Eigenbasis
-from modula.norms.from_dual import FromDual
-from modula.norms.inverse_free import SINGD, InverseFree
-from modula.norms.kronecker import (
+from modula.norms.metrics.base import Diagonal, First, Memory, Metric, Scalar, Then, Under
+from modula.norms.metrics.bias_corrected import CrossFitted, VarianceCorrected
+from modula.norms.metrics.eigenbasis import Eigenbasis
+from modula.norms.metrics.inverse_free import SINGD, InverseFree
+from modula.norms.metrics.kronecker import (
     KL,
     BlockDiagonal,
     Dense,
@@ -32,7 +33,7 @@ from modula.norms.kronecker import (
     TraceScaled,
     Triangular,
 )
-from modula.norms.layer import (
+from modula.norms.metrics.layer import (
     Absolute,
     Balanced,
     Damping,
@@ -41,13 +42,12 @@ from modula.norms.layer import (
     LayerMoments,
     Relative,
 )
-from modula.norms.low_rank import LowRank
-from modula.norms.metric import Diagonal, First, Memory, Metric, Scalar, Then, Under
+from modula.norms.metrics.low_rank import LowRank
+from modula.norms.metrics.posterior import Posterior
+from modula.norms.metrics.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
 from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
-from modula.norms.posterior import Posterior
-from modula.norms.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import KyFan, KyFanDual, Schatten, SingularValueNorm
 from modula.norms.vector import (

@@ -14,8 +14,8 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor
 
-from modula.norms.kinds import check_fields, check_kind
-from modula.norms.metric import Metric, Under
+from modula.norms.checks import check_fields, check_kind
+from modula.norms.metrics.base import Metric, Under
 from modula.norms.numerics import (
     at_least_float32,
     decreasing_root,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Norm
-from modula.norms.kinds import check_fields
+from modula.norms.checks import check_fields
 from modula.norms.minimise import minimise
 from modula.norms.numerics import ratio, split_scale
 

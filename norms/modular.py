@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import NoClosedForm, Norm
-from modula.norms.kinds import check_fields, check_kind
+from modula.norms.checks import check_fields, check_kind
 from modula.norms.numerics import at_least_float32, decreasing_root, ratio
 from modula.norms.vector import L1, L2, Max
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import MatrixNorm, Norm
-from modula.norms.kinds import check_kind, is_kind
+from modula.norms.checks import check_kind, is_kind
 from modula.norms.numerics import decreasing_root, l1_threshold, largest, ratio, split_scale
 from modula.norms.schatten import on_singular_values
 from modula.norms.vector import L2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Norm
-from modula.norms.kinds import check_kind
+from modula.norms.checks import check_kind
 from modula.norms.numerics import flat, l1_threshold, largest, ratio, split_scale
 
 

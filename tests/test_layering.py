@@ -90,7 +90,7 @@ def test_kernels_is_a_namespace_package() -> None:
         ("norms", "from modula.kernels.op import Op"),
         ("manifolds", "def late():\n    import modula.norms.base"),
         ("kernels", "import modula.duality"),
-        ("duality", "from modula.geometry import Geometry"),
+        ("duality", "from modula.network.geometry import Geometry"),
         ("modula", "import norms"),
         ("modula", "from kernels.polar import polar"),
         ("duality", "from .rules import derives"),
@@ -104,7 +104,7 @@ def test_a_wrong_import_is_seen(folder: str, source: str) -> None:
     ("folder", "source"),
     [
         ("norms", "import torch\nfrom modula.norms.base import Norm"),
-        ("duality", "from modula.kernels.polar import polar\nfrom modula import norms"),
+        ("duality", "from modula.kernels.spectral.polar import polar\nfrom modula import norms"),
         ("modula", "import modula\nfrom modula.duality import plan"),
         ("kernels", "import kernels_of_somebody_else"),
     ],

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from modula.duality import Sharp, Unbiased
-from modula.norms.posterior import Posterior
+from modula.norms.metrics.posterior import Posterior
 from modula.norms.vector import L2
-from modula.optimizer import SteepestDescent
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import entrywise
 from modula.recipes.options import checked
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from modula.norms.bias_corrected import CrossFitted, VarianceCorrected
-from modula.optimizer import SteepestDescent
+from modula.norms.metrics.bias_corrected import CrossFitted, VarianceCorrected
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import Correction
 from modula.recipes.entrywise import adamw, sophia
 from modula.recipes.kronecker import shampoo

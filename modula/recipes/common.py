@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modula.declare import geometries_of
 from modula.duality import (
     Decay,
     Declaration,
@@ -19,11 +18,12 @@ from modula.duality import (
     Unbiased,
     Unit,
 )
-from modula.geometry import Geometry
-from modula.groups import Group
+from modula.network.declare import geometries_of
+from modula.network.geometry import Geometry
 from modula.norms.base import Norm
-from modula.norms.metric import Diagonal, Memory, Metric
+from modula.norms.metrics.base import Diagonal, Memory, Metric
 from modula.norms.vector import L2
+from modula.optimizer.param_groups import Group
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
 ONE_HOT_ROLES = ("embedding", "tied")  # most rows of their gradients are zero

@@ -10,8 +10,6 @@ from typing import Any
 from torch import nn
 
 from modula.duality import Average, Declaration, NoMomentum, Setting
-from modula.geometry import Geometry
-from modula.groups import Group, declarations_of
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.isospectral import Isospectral
@@ -22,9 +20,11 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
+from modula.network.geometry import Geometry
 from modula.norms.operator import RMSToRMS, Rows
 from modula.norms.vector import L2
-from modula.optimizer import SteepestDescent
+from modula.optimizer.param_groups import Group, declarations_of
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import adam_options, weights_of
 from modula.recipes.options import checked
 

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from modula.duality import Average, Setting, Unbiased
-from modula.geometry import Geometry
-from modula.norms.eigenbasis import Eigenbasis
-from modula.norms.kronecker import KL, Fit, Kronecker, Sum
-from modula.norms.metric import First, Memory
-from modula.optimizer import SteepestDescent
+from modula.network.geometry import Geometry
+from modula.norms.metrics.base import First, Memory
+from modula.norms.metrics.eigenbasis import Eigenbasis
+from modula.norms.metrics.kronecker import KL, Fit, Kronecker, Sum
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import matrices_and_others, taken_for_groups
 from modula.recipes.kronecker import preconditioned
 from modula.recipes.options import checked

@@ -18,10 +18,10 @@ from modula.duality import (
     Sharp,
     Within,
 )
-from modula.duality.program import SAMPLED_GRADIENT
-from modula.norms.metric import Diagonal, Memory
+from modula.duality.program.program import SAMPLED_GRADIENT
+from modula.norms.metrics.base import Diagonal, Memory
 from modula.norms.vector import L2, Max
-from modula.optimizer import SteepestDescent
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import Correction, adam_options, entrywise
 from modula.recipes.options import checked
 

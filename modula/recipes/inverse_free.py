@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 
 from modula.duality import Behind, HeavyBall
-from modula.norms.inverse_free import SINGD, InverseFree
-from modula.norms.kronecker import Dense, Mode
-from modula.norms.low_rank import LowRank
-from modula.norms.psgd import EQ, PSGD
-from modula.optimizer import SteepestDescent
+from modula.norms.metrics.inverse_free import SINGD, InverseFree
+from modula.norms.metrics.kronecker import Dense, Mode
+from modula.norms.metrics.low_rank import LowRank
+from modula.norms.metrics.psgd import EQ, PSGD
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import matrices_and_others
 from modula.recipes.kronecker import preconditioned
 from modula.recipes.layers import along_gradient, in_layers

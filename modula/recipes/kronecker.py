@@ -19,8 +19,9 @@ from modula.duality import (
     Sharp,
     Unbiased,
 )
-from modula.geometry import Geometry
-from modula.norms.kronecker import (
+from modula.network.geometry import Geometry
+from modula.norms.metrics.base import Memory, Metric
+from modula.norms.metrics.kronecker import (
     KL,
     Dense,
     DenseIfShortest,
@@ -29,9 +30,8 @@ from modula.norms.kronecker import (
     Sum,
     TraceScaled,
 )
-from modula.norms.metric import Memory, Metric
 from modula.norms.vector import L2
-from modula.optimizer import SteepestDescent
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import (
     Correction,
     adam_options,

@@ -13,10 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from modula.duality import Average, Between, Momentum, NoMomentum, Setting, Sharp, Unit
-from modula.geometry import Geometry
+from modula.network.geometry import Geometry
 from modula.norms.base import Blocks
-from modula.norms.inverse_free import SINGD
-from modula.norms.layer import (
+from modula.norms.metrics.base import First, Memory
+from modula.norms.metrics.inverse_free import SINGD
+from modula.norms.metrics.layer import (
     Absolute,
     Balanced,
     Damping,
@@ -24,9 +25,8 @@ from modula.norms.layer import (
     LayerMoments,
     Relative,
 )
-from modula.norms.metric import First, Memory
 from modula.norms.vector import L2
-from modula.optimizer import SteepestDescent
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import matrices_and_others, taken_for_groups
 from modula.recipes.options import checked
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modula.automatic import Automatic
 from modula.duality import (
     Average,
     Decay,
@@ -19,12 +18,13 @@ from modula.duality import (
     Scaler,
     Setting,
 )
-from modula.geometry import Geometry
-from modula.groups import Group
+from modula.network.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.operator import Spectral
 from modula.norms.vector import Max
-from modula.optimizer import SteepestDescent
+from modula.optimizer.automatic import Automatic
+from modula.optimizer.param_groups import Group
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import matrices_and_others, weights_of
 from modula.recipes.options import checked
 

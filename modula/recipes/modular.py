@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from modula.automatic import Automatic
 from modula.duality import (
     Average,
     Clip,
@@ -20,12 +19,13 @@ from modula.duality import (
     ShortStep,
     Unit,
 )
-from modula.geometry import Geometry
-from modula.groups import Group, budgets_of, declarations_of
+from modula.network.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.operator import Rows
 from modula.norms.vector import L2, RMS
-from modula.optimizer import SteepestDescent
+from modula.optimizer.automatic import Automatic
+from modula.optimizer.param_groups import Group, budgets_of, declarations_of
+from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import weights_of
 from modula.recipes.options import checked
 

@@ -7,12 +7,12 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, NamedTuple, ParamSpec, cast, get_type_hints
 
-from modula.automatic import Automatic
-from modula.declare import check_model
 from modula.duality import Clip, ShortStep
 from modula.errors import suggest
-from modula.norms.kinds import check_kind
-from modula.optimizer import SteepestDescent
+from modula.network.declare import check_model
+from modula.norms.checks import check_kind
+from modula.optimizer.automatic import Automatic
+from modula.optimizer.steepest_descent import SteepestDescent
 
 Arguments = ParamSpec("Arguments")
 

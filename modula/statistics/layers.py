@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-import modula.atoms as atoms
+import modula.network.atoms as atoms
 
 SHOWN = (
     "torch.nn's Linear and Conv1d, Conv2d, Conv3d with groups=1, modula's Linear and Conv2d, and "

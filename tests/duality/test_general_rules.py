@@ -5,12 +5,12 @@ import torch
 
 from modula.duality import Average, NoRule, Setting, Within, derive, plan_of
 from modula.duality.plan import Declaration
-from modula.duality.rules import rule_name
-from modula.groups import Group
+from modula.duality.setting.derive import rule_name
 from modula.manifolds import Oblique, Sphere, Stiefel
 from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.norms import L1, RMS, Columns, Frobenius, Max, Rows, Spectral
-from modula.optimizer import SteepestDescent
+from modula.optimizer.param_groups import Group
+from modula.optimizer.steepest_descent import SteepestDescent
 
 
 def test_more_special_rules_keep_winning() -> None:

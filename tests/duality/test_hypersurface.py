@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from modula.duality import Setting, certify, derive
-from modula.duality.rules import rule_name
+from modula.duality.setting.derive import rule_name
 from modula.manifolds import Implicit, Sphere
 from modula.norms import L1, Columns, FromDual, Max, Norm, Nuclear, Spectral
 

@@ -8,13 +8,13 @@ from torch.testing import assert_close
 
 import modula
 from modula.duality import NoMomentum, Setting, certify, derive
-from modula.duality.general import steepest_in_region
 from modula.duality.plan import Declaration, plan_of
-from modula.duality.rules import rule_name
+from modula.duality.rules.general import steepest_in_region
+from modula.duality.setting.derive import rule_name
 from modula.manifolds import Manifold, NormBall, Region, SpectralBall, SpectralBand, Stiefel
 from modula.norms import L1, L2, RMS, Frobenius, FromDual, Max, Norm, Nuclear, RMSToRMS, Rows
-from modula.norms.coordinates import Along, InCoordinates
-from modula.norms.metric import Diagonal, Memory
+from modula.norms.maps.linear import Along, InCoordinates
+from modula.norms.metrics.base import Diagonal, Memory
 from strategies import seeds
 
 REGIONS: list[Manifold] = [

@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from devices import remote
 from metrics import DTYPE, STRUCTURED, Runner, draw, kronecker_samples, program
 from modula.duality import Batch, Setting, Sharp
-from modula.duality.coordinates import coordinates, describe
-from modula.duality.explain import known_as
-from modula.kernels.root import inverse_root_blocks
+from modula.duality.known_as import known_as
+from modula.duality.metrics.coordinates import coordinates, describe
+from modula.kernels.moments.root import inverse_root_blocks
 from modula.norms import (
     EQ,
     KL,

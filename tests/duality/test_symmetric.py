@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.duality import Setting, certify, derive
-from modula.duality.rules import rule_name
+from modula.duality.setting.derive import rule_name
 from modula.manifolds import SPD
 from modula.norms import (
     L1,

@@ -15,11 +15,11 @@ from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
 import modula.manifolds  # noqa: F401  (so that every subclass is known)
-from modula.manifolds.beta import Beta
-from modula.manifolds.categorical import Categorical
-from modula.manifolds.exponential_family import ExponentialFamily
-from modula.manifolds.gamma import Gamma
-from modula.manifolds.gaussian import DiagonalGaussian, Gaussian
+from modula.manifolds.families.base import ExponentialFamily
+from modula.manifolds.families.beta import Beta
+from modula.manifolds.families.categorical import Categorical
+from modula.manifolds.families.gamma import Gamma
+from modula.manifolds.families.gaussian import DiagonalGaussian, Gaussian
 from strategies import seeds
 
 

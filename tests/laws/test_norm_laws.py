@@ -19,7 +19,7 @@ from strategies import seeds
 
 def concrete_norms() -> Iterator[type[Norm]]:
     """Every concrete class of modula.norms that derives from Norm, however deeply."""
-    for module in pkgutil.iter_modules(modula.norms.__path__, "modula.norms."):
+    for module in pkgutil.walk_packages(modula.norms.__path__, "modula.norms."):
         importlib.import_module(module.name)
     found: list[type[Norm]] = [Norm]
     for kind in found:

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import modula.manifolds
 import modula.norms
 from modula.duality import Setting, certificate, certify, derive
-from modula.duality.rules import rule_name
+from modula.duality.setting.derive import rule_name
 from modula.manifolds import (
     SPD,
     Euclidean,
@@ -52,7 +52,7 @@ from modula.norms import (
     Spectral,
     SumOverBlocks,
 )
-from modula.norms.coordinates import Elementwise, InCoordinates, Quadratic
+from modula.norms.maps.linear import Elementwise, InCoordinates, Quadratic
 from strategies import seeds
 
 
@@ -116,7 +116,7 @@ TOO_SMALL = {KyFan: 2, KyFanDual: 2}  # singular values that these norms need
 
 def concrete(base: type, package: str, path: list[str]) -> Iterator[type]:
     """Every concrete class of a package that derives from the base, however deeply."""
-    for module in pkgutil.iter_modules(path, f"{package}."):
+    for module in pkgutil.walk_packages(path, f"{package}."):
         importlib.import_module(module.name)
     found = [base]
     for kind in found:

@@ -11,7 +11,7 @@ from modula.manifolds.affine_invariant import (
     factor_step,
     geodesic,
 )
-from modula.manifolds.gaussian import Gaussian
+from modula.manifolds.families.gaussian import Gaussian
 from modula.manifolds.spd import SPD
 
 

@@ -13,7 +13,7 @@ from training_runs import Make, assert_same_run
 import modula
 from modula import recipes
 from modula.duality import Decoupled, Potential, Sharp, Unit
-from modula.kernels.polynomials import JORDAN
+from modula.kernels.spectral.polynomials import JORDAN
 from modula.manifolds import Sphere
 from modula.norms import (
     L2,
@@ -325,7 +325,7 @@ def test_adamuon_is_the_one_of_pytorch_optimizer(monkeypatch: pytest.MonkeyPatch
         matrix = pytest.importorskip("pytorch_optimizer.optimizer.utils.matrix")
     polar = matrix.zero_power_via_newton_schulz_5  # in bfloat16, by its last default
     monkeypatch.setattr(polar, "__defaults__", (*polar.__defaults__[:-1], torch.float64))
-    monkeypatch.setattr("modula.kernels.polar.DEFAULT", JORDAN)
+    monkeypatch.setattr("modula.kernels.spectral.polar.DEFAULT", JORDAN)
 
     def other(net: nn.Module) -> torch.optim.Optimizer:
         group = {"params": [*net.parameters()], "use_muon": True}

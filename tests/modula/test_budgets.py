@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from modula.algebra import Add, Identity, Module, Scale
-from modula.atoms import Conv2d, Embedding, Gain, Linear
-from modula.bonds import GELU, ReLU, SiLU, Softmax
-from modula.compounds import GPT, MLP, ResNet, SelfAttention, residual
-from modula.geometry import Geometry, geometries
+from modula.network.algebra import Add, Identity, Module, Scale
+from modula.network.atoms import Conv2d, Embedding, Gain, Linear
+from modula.network.bonds import GELU, ReLU, SiLU, Softmax
+from modula.network.compounds import GPT, MLP, ResNet, SelfAttention, residual
+from modula.network.geometry import Geometry, geometries
 from modula.norms.base import Norm
 from modula.norms.operator import Rows
 from modula.norms.vector import RMS

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import modula
 from modula.duality import NoRule, ShortStep
-from modula.kernels.polar import exact_polar, polar
+from modula.kernels.spectral.polar import exact_polar, polar
 from modula.manifolds import Sphere
 from modula.norms import RMS, Max
 

@@ -8,9 +8,10 @@ from torch import nn
 
 import modula.manifolds as manifolds
 from modula import recipes
-from modula.duality import Program, compiler
-from modula.duality.program import line
-from modula.kernels import apply
+from modula.duality import Program
+from modula.duality.program import batch
+from modula.duality.program.program import line
+from modula.kernels.elementwise import averages
 
 ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 STEPS = {"hypersphere": 300, "oblique": 300, "manifold_muon": 150, "spectral_sphere": 60}
@@ -55,10 +56,10 @@ def test_a_step_in_half_precision_is_rounded_once(name: str) -> None:
 
 def test_copies_of_half_precision_weights_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """On accelerators, where full precision is worked on in place and batched whole."""
-    monkeypatch.setattr(compiler, "COPIED_ENTRIES", 100)
+    monkeypatch.setattr(batch, "COPIED_ENTRIES", 100)
     for dtype, most in ((torch.bfloat16, 2), (torch.float32, 6)):
         weights = [torch.empty(50, dtype=dtype, device="meta") for _ in range(6)]
-        program = Program((), (line("weight", apply.step, "weight", "gradient", "lr"),))
-        groups = [chosen for _, chosen in compiler.batches([program] * 6, weights)]
+        program = Program((), (line("weight", averages.step, "weight", "gradient", "lr"),))
+        groups = [chosen for _, chosen in batch.batches([program] * 6, weights)]
         assert max(map(len, groups)) == most
         assert sorted(sum(groups, [])) == list(range(6))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training_runs import Make, assert_same_run
 
 import modula
-from modula.kernels.polynomials import JORDAN, YOU6
+from modula.kernels.spectral.polynomials import JORDAN, YOU6
 from modula.recipes import RECIPES
 
 
@@ -64,7 +64,7 @@ def test_lion_is_the_papers_loop() -> None:
 def test_muon_is_torchs_muon_for_1000_steps(adjust: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its polynomial, and both in float64: torch's rounds to bfloat16, which this undoes."""
     monkeypatch.setattr(Tensor, "bfloat16", lambda x: x.clone())
-    monkeypatch.setattr("modula.kernels.polar.DEFAULT", JORDAN)
+    monkeypatch.setattr("modula.kernels.spectral.polar.DEFAULT", JORDAN)
     assert_same_run(
         lambda net: modula.recipes.muon(net, 0.01, scale=adjust, weight_decay=0.1),
         lambda net: torch.optim.Muon(net.parameters(), 0.01, weight_decay=0.1, adjust_lr_fn=adjust),
@@ -105,7 +105,7 @@ def test_every_recipe_learns_on_a_plain_and_on_a_normed_network(name: str) -> No
 def test_hello_world_follows_the_published_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """An MLP on random targets, as in the code of arXiv:2410.21265 and with its polynomials."""
     published = [0.979311, 0.001822, 0.001423, 0.001066]
-    monkeypatch.setattr("modula.kernels.polar.DEFAULT", YOU6)
+    monkeypatch.setattr("modula.kernels.spectral.polar.DEFAULT", YOU6)
     torch.manual_seed(0)
     x, y = torch.randn(128, 784), torch.randn(128, 10)
     net = modula.MLP(10, 256, 256, 784)

@@ -144,14 +144,14 @@ def test_a_dual_norm_that_is_not_one_number_of_tensors(f: Any) -> None:
 )
 def test_what_has_no_effect_beside_groups_is_refused(given: dict[str, Any]) -> None:
     net = network()
-    groups = [modula.Group(modula.groups.declarations_of(net))]
+    groups = [modula.Group(modula.optimizer.param_groups.declarations_of(net))]
     with pytest.raises(ValueError, match=f"{[*given][0]}=.* has no effect beside groups"):
         modula.SteepestDescent(net, groups=groups, **given)
 
 
 def test_a_length_that_groups_and_optimizer_do_not_agree_on_is_refused() -> None:
     net = network()
-    clipped = modula.groups.declarations_of(net, potential=Clip(2.0))
+    clipped = modula.optimizer.param_groups.declarations_of(net, potential=Clip(2.0))
     with pytest.raises(ValueError, match=r"0.weight: Clip\(rho=2.0\) sets .* potential=Clip"):
         modula.SteepestDescent(net, groups=[modula.Group(clipped)])
     modula.SteepestDescent(net, groups=[modula.Group(clipped)], potential=Clip(2.0))
@@ -215,7 +215,7 @@ def test_a_group_of_what_is_no_declaration() -> None:
         optimizer.add_param_group({"params": [("extra", weight)], "declarations": [RMSToRMS()]})
     assert len(optimizer.param_groups) == 1
     with pytest.raises(ValueError, match="lr must be zero or positive, and finite; got -1"):
-        modula.Group(modula.groups.declarations_of(net), -1)
+        modula.Group(modula.optimizer.param_groups.declarations_of(net), -1)
 
 
 def test_a_certificate_needs_a_shape_that_the_manifold_has() -> None:

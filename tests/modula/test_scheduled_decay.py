@@ -15,9 +15,9 @@ from modula.duality import (
     Sharp,
     Unbiased,
 )
-from modula.kernels.decay import scheduled_decay
+from modula.kernels.elementwise.decay import scheduled_decay
 from modula.norms import L2, Diagonal, Kronecker, Metric
-from modula.optimizer import Group
+from modula.optimizer.steepest_descent import Group
 from modula.recipes import adamw, kl_shampoo, sgd
 
 LR, RATE, BETAS, EPS = 0.05, 0.3, (0.9, 0.99), 1e-8

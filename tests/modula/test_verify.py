@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from modula import cli, verify
-from modula.cli import app
+from modula import verify
+from modula.cli import main as cli
+from modula.cli.main import app
 from modula.duality import Certificate
 from modula.laws import Broken, broken_laws, manifold_laws, norm_laws
 from modula.manifolds import SPD, Implicit, Manifold, Sphere
@@ -158,13 +159,13 @@ def test_a_terminal_shows_how_far_the_proofs_are(
         cli, "Console", lambda **_: Console(file=seen, force_terminal=True, width=150)
     )
     rows = verify.verify_pair(Frobenius(), Sphere(ndim=2), (3, 2))
-    assert len(cli.told(rows)) == 18
+    assert len(app.told(rows)) == 18
     words = " ".join(seen.getvalue().split())
     assert (
         "18 proofs, the last: Frobenius() on Sphere(ndim=2), zero gradient in torch.bfloat16"
         in words
     )
-    assert not cli.broken_in_words("[mine]", norm_laws(Frobenius()), ((3, 2),))
+    assert not app.broken_in_words("[mine]", norm_laws(Frobenius()), ((3, 2),))
     assert "trying [mine]" in seen.getvalue()
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.norms.base import Norm
-from modula.norms.coordinates import Elementwise, InCoordinates, Quadratic
 from modula.norms.from_dual import FromDual
+from modula.norms.maps.linear import Elementwise, InCoordinates, Quadratic
 from modula.norms.operator import Columns, RMSToRMS, Rows, Spectral
 from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
 from modula.norms.schatten import Nuclear

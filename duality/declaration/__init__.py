@@ -1,0 +1,1 @@
+"""The declaration of one weight, and the whole program made of it."""

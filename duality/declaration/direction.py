@@ -1,0 +1,37 @@
+"""Everything up to the direction: momentum, metric, norm, and what is averaged behind them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from modula.duality.declaration.decay import Decay
+from modula.duality.setting.derive import Derived, Setting, derive
+from modula.kernels.op import Shape
+
+
+def proposed(
+    setting: Setting, shape: Shape, name: str = "weight", decay: Decay | None = None
+) -> Derived:
+    """The derivation of a setting from "gradient" on, its momentum included.
+
+    Raises NoRule where nothing is known, ValueError where the shape does not fit.
+    """
+    derived = derive(setting, shape, name)
+    names = {"query": setting.momentum.query}
+    lines = (*setting.momentum.lines(), *(each.renamed(names) for each in derived.lines))
+    direction = names.get(derived.direction, derived.direction)
+    derived = replace(derived, lines=lines, direction=direction)
+    if decay is not None:
+        derived = decay.behind(derived)
+    return _followed(derived, setting)
+
+
+def _followed(derived: Derived, setting: Setting) -> Derived:
+    """The derivation, with the momentum of its directions that the setting may ask for."""
+    behind = setting.momentum.behind()
+    if behind is None:
+        return derived
+    names = {"gradient": derived.direction, "momentum": "velocity", "query": "velocity_query"}
+    lines = tuple(each.renamed(names) for each in behind.lines())
+    direction = names.get(behind.query, derived.direction)
+    return replace(derived, lines=(*derived.lines, *lines), direction=direction)

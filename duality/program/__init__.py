@@ -1,0 +1,1 @@
+"""Programs: named lines of arithmetic, and what runs them."""

@@ -1,0 +1,337 @@
+"""Running programs: weights with the same program and shape are advanced as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from modula.duality.program.program import (
+    COUNTERS,
+    MEAN_SQUARE,
+    NOISE,
+    ROUNDINGS,
+    Line,
+    Live,
+    Program,
+    Slot,
+)
+from modula.duality.program.state import Storage
+
+# On a CPU a group of elementwise programs this small stays in the cache from line to line.
+CACHE_ENTRIES = 1 << 18
+# Elsewhere it is bounded where lines work on copies of state or weights, which shall stay small.
+COPIED_ENTRIES = 1 << 24
+
+Rows = tuple[int, ...]
+Statistics = Mapping[str, Tensor]
+
+
+class Batch:
+    """Weights that share a program, advanced together.
+
+    State is one contiguous buffer a name; each weight sees its part as a view, so nothing is
+    stacked or copied between steps.  Programs that mix entries run on the stack (batch, *shape).
+
+    A line runs on the weights that have a gradient, whose turn it is, and for which all that it
+    reads is there; `_rows` remembers for which weights each name was computed in this step.
+    """
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        weights: Sequence[Tensor],
+        turns: Sequence[float] = (),
+        kept: torch.dtype | None = None,
+    ) -> None:
+        self.program = programs[0].signature
+        self.kept = kept
+        self.weights = list(weights)
+        self.scales = [_scales(program) for program in programs]
+        counted = () if kept is None else (ROUNDINGS,)
+        self.state = {name: self._new_state(name) for name in (*self.program.state, *counted)}
+        self.asks_mean_square = any(MEAN_SQUARE in each.reads for each in self.program.lines)
+        self.turns = list(turns) or [0.0] * len(self.weights)
+        self._env: dict[str, list[Tensor] | Tensor] = {}
+        self._rows: dict[str, Rows] = {}
+        self._chosen: Rows = ()
+
+    def _new_state(self, name: str) -> Storage:
+        if name in COUNTERS:
+            shapes: list[tuple[int, ...]] = [()] * len(self.weights)
+            count = torch.float32
+            return Storage.filled(Slot(()), shapes, count, torch.device("cpu"), count)
+        first, slot = self.weights[0], self.program.slot(name)
+        working = state_dtype(first)
+        dtype = self.kept if self.kept is not None and slot.shape is None else working
+        shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
+        return Storage.filled(slot, shapes, dtype, first.device, working)
+
+    def state_of(self, index: int) -> dict[str, Tensor]:
+        """Views of one weight's state, by name."""
+        return {name: storage.views[index] for name, storage in self.state.items()}
+
+    def propose(
+        self,
+        gradients: Sequence[Tensor | None],
+        live: Mapping[str, float],
+        statistics: Sequence[Statistics] = (),
+        look: Callable[[], None] | None = None,
+    ) -> None:
+        """Advance the state and find the directions of all weights that have a gradient.
+
+        look  called when the directions are known and state is what they were found with, before
+              metrics learn for the next step
+        """
+        self._chosen = tuple(i for i, g in enumerate(gradients) if g is not None)
+        dtype = state_dtype(self.weights[0])
+        self._env = {"gradient": [g.to(dtype) for g in gradients if g is not None]}
+        self._env["weight"] = [self.weights[i] for i in self._chosen]
+        self._rows = {}
+        if ROUNDINGS in self.state:
+            torch._foreach_add_(self.state[ROUNDINGS].listed(self._chosen), 1)
+        for name in self.program.statistics:
+            rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
+            self._rows[name] = rows
+            self._env[name] = [statistics[i][name].to(dtype) for i in rows]
+        if not self._chosen:
+            return
+        lines, decided = self.program.proposal, 0
+        if look is not None:
+            decided = self.program.decided
+            self._run(lines[:decided], 0, live)
+            look()
+        self._run(lines[decided:], decided, live)
+
+    def draw(self, live: Mapping[str, float]) -> list[Tensor]:
+        """Noises by which the weights are to be moved before their gradients are taken."""
+        self._chosen = tuple(range(len(self.weights)))
+        self._env = {"weight": self.weights}
+        self._run(self.program.draw, len(self.program.lines), live)
+        noises: list[Tensor] = self._listed(NOISE)
+        self._env, self._rows = {}, {}
+        return [n.to(w.dtype) for n, w in zip(noises, self.weights, strict=True)]
+
+    def expects(self) -> list[tuple[str, ...]]:
+        """The statistics that the next step reads, for each weight."""
+        lines = [
+            (each, {*each.reads}.intersection(self.program.statistics))
+            for each in self.program.lines
+        ]
+        return [
+            tuple(
+                name for each, names in lines if names and self._is_due(each, i) for name in names
+            )
+            for i in range(len(self.weights))
+        ]
+
+    def _is_due(self, each: Line, index: int) -> bool:
+        """Whether the turn of a weight comes with the next step."""
+        if each.every == 1:
+            return True
+        step = int(self.state["step"].views[index]) + 1
+        return each.is_due(step, int(self.turns[index] * each.every))
+
+    def dual_norms(self) -> Tensor:
+        """budget * ||query||_* of each weight that will step, in float64."""
+        return self._gains("step", self.program.direction)
+
+    def frank_wolfe_gaps(self, live: Mapping[str, float]) -> Tensor:
+        """The same of budget * <query, D + weight_decay * w>: what the whole step gains."""
+        return self.dual_norms() + live.get("weight_decay", 0.0) * self._gains("decay", "weight")
+
+    def _gains(self, op: str, along: str) -> Tensor:
+        """scale * <query, along> of each weight, with the scale of the line of this op."""
+        names = [each.op.name for each in self.program.lines]
+        if not self._chosen or op not in names:
+            device = self.weights[0].device
+            return torch.zeros(len(self._chosen), dtype=torch.float64, device=device)
+        pairs = zip(self._listed(self.program.query), self._listed(along), strict=True)
+        inner = [(q * d).sum(dtype=torch.float64) for q, d in pairs]
+        scales = [self.scales[i][names.index(op)] for i in self._chosen]
+        return torch.stack([s * x for s, x in zip(scales, inner, strict=True)])
+
+    def share_out(self, shares: Tensor) -> None:
+        """Let each weight that will step go by its share of the direction found.
+
+        A direction that is state, an average, is kept whole: the share is read in its place.
+        """
+        if self._chosen:
+            name = self.program.direction
+            pairs = zip(self._listed(name), shares, strict=True)
+            self._env[name] = [share.to(d.dtype) * d for d, share in pairs]
+
+    def squares(self) -> Tensor:
+        """(sum, number) of the entries of second moments, in float64, in one row."""
+        asked = self._listed("square") if self._chosen and self.asks_mean_square else []
+        total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
+        total = sum((each.sum(dtype=torch.float64) for each in asked), total)
+        number = sum(each.numel() for each in asked)
+        return torch.stack([total, torch.full_like(total, number)])[None]
+
+    def proposed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each weight that will step: its place, what its direction is dual to, the direction."""
+        if not self._chosen:
+            return
+        rows = self._rows.get(self.program.direction, self._chosen)
+        queries = self._listed(self.program.query, rows)
+        yield from zip(rows, queries, self._listed(self.program.direction, rows), strict=True)
+
+    def held(self, place: int, names: Sequence[str]) -> list[Tensor]:
+        """What these names hold for one weight."""
+        return [self._listed(name, (place,))[0] for name in names]
+
+    def update(
+        self, lr: Tensor, live: Mapping[str, float], numbers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Move the weights along the directions found by `propose`, and let go of those.
+
+        Half precision is rounded once, when all is done: a weight that a step has rounded already
+        would be rounded back to where it was by a retraction that moves it by less.
+
+        numbers  of the whole network, 0-d tensors by the names that lines read
+        """
+        self._env |= {**(numbers or {}), "lr": lr}
+        if self._chosen:
+            weights = self._listed("weight")
+            working = state_dtype(weights[0])
+            self._env["weight"] = [weight.to(working) for weight in weights]
+            self._run(self.program.update, len(self.program.proposal), live)
+            if weights[0].dtype != working:
+                torch._foreach_copy_(weights, self._listed("weight"))
+        self._env, self._rows = {}, {}
+
+    def _run(self, lines: Sequence[Line], first: int, live: Mapping[str, float]) -> None:
+        for position, each in enumerate(lines, first):
+            rows = self._rows_of(each)
+            if not rows:
+                if each.result not in self.state:
+                    self._env[each.result], self._rows[each.result] = [], rows
+                continue
+            options = {name: _value(value, live) for name, value in each.options}
+            if position in self.scales[0]:
+                options["scale"] = [self.scales[i][position] for i in rows]
+            if each.op.foreach is None:
+                result = each.op(*(self._stacked(name, rows) for name in each.reads), **options)
+                self._keep(each.result, result, rows)
+            else:
+                reads = (self._listed(name, rows) for name in each.reads)
+                self._keep_listed(each, each.op.foreach(*reads, **options), rows)
+
+    def _rows_of(self, each: Line) -> Rows:
+        """The weights that a line runs on."""
+        rows = self._chosen
+        for name in each.reads:
+            have = self._rows.get(name)
+            rows = rows if have is None else tuple(i for i in rows if i in have)
+        if each.every == 1:
+            return rows
+        steps = self.state["step"].views
+        offsets = [int(turn * each.every) for turn in self.turns]
+        return tuple(i for i in rows if each.is_due(int(steps[i]), offsets[i]))
+
+    def _keep(self, name: str, result: Tensor, rows: Rows) -> None:
+        """Store a stacked result; weights and state are written in place."""
+        if name == "weight":
+            torch._foreach_copy_(self._listed("weight", rows), list(result.unbind(0)))
+        elif name in self.state:
+            self.state[name].write_(rows, result, self._seed(name, rows))
+        else:
+            self._env[name], self._rows[name] = result, rows
+
+    def _keep_listed(self, each: Line, results: list[Tensor], rows: Rows) -> None:
+        if each.result in self.state:
+            if not (each.op.writes_first and self.state[each.result].is_worked_on):
+                self.state[each.result].write_(rows, results, self._seed(each.result, rows))
+        elif not (each.op.writes_first and each.result == "weight"):  # else it is written already
+            self._env[each.result], self._rows[each.result] = results, rows
+
+    def _seed(self, name: str, rows: Rows) -> int:
+        """Of this step's rounding: the same in all processes, and in a run that was resumed."""
+        if ROUNDINGS not in self.state:
+            return 0
+        return crc32(f"{name} {int(self.state[ROUNDINGS].views[rows[0]])}".encode())
+
+    def _listed(self, name: str, rows: Rows | None = None) -> Any:
+        if name not in self._env:
+            return self.state[name].listed(self._chosen if rows is None else rows)
+        value = self._env[name]
+        if isinstance(value, Tensor) and not value.ndim:
+            return value  # lr
+        parts = list(value.unbind(0)) if isinstance(value, Tensor) else value
+        return parts if rows is None else self._part(name, parts, rows)
+
+    def _stacked(self, name: str, rows: Rows) -> Tensor:
+        if name not in self._env:
+            return self.state[name].stacked(rows)
+        value = self._env[name]
+        if isinstance(value, Tensor):
+            have = self._rows.get(name, self._chosen)
+            return value if have == rows or not value.ndim else value[_places(rows, have)]
+        parts = self._part(name, value, rows)
+        return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+
+    def _part(self, name: str, parts: list[Tensor], rows: Rows) -> list[Tensor]:
+        have = self._rows.get(name, self._chosen)
+        return parts if have == rows else [parts[i] for i in _places(rows, have)]
+
+
+def _places(rows: Rows, have: Rows) -> list[int]:
+    return [have.index(i) for i in rows]
+
+
+def _scales(program: Program) -> dict[int, float]:
+    """The option `scale` of each line that has one, by the line's position."""
+    found = ((i, each.values().get("scale")) for i, each in enumerate(program.lines))
+    return {i: scale for i, scale in found if scale is not None}
+
+
+def _value(value: Any, live: Mapping[str, float]) -> Any:
+    return live.get(value.name, value.value) if isinstance(value, Live) else value
+
+
+def state_dtype(weight: Tensor) -> torch.dtype:
+    """float32 for half-precision weights: an average with beta near 1 stands still in bfloat16."""
+    return weight.dtype if weight.dtype.itemsize >= 4 else torch.float32
+
+
+def batches(
+    programs: Sequence[Program], weights: Sequence[Tensor], kept: torch.dtype | None = None
+) -> list[tuple[Batch, list[int]]]:
+    """Group weights into batches; each comes with the positions of its weights.
+
+    kept  dtype in which weight-shaped state outlives a step; None for the one computed in
+    """
+    groups: dict[Any, list[int]] = {}
+    sizes: dict[Any, int] = {}
+    for i, (program, weight) in enumerate(zip(programs, weights, strict=True)):
+        key = _group(program, weight)
+        is_copied = kept is not None or weight.dtype != state_dtype(weight)
+        elsewhere = COPIED_ENTRIES if is_copied else None
+        most = CACHE_ENTRIES if weight.device.type == "cpu" else elsewhere
+        if program.is_elementwise and most is not None:
+            sizes[key] = sizes.get(key, 0) + weight.numel()
+            key = (*key, sizes[key] // most)
+        groups.setdefault(key, []).append(i)
+    turns = _turns(programs)
+    return [
+        (
+            Batch([programs[i] for i in g], [weights[i] for i in g], [turns[i] for i in g], kept),
+            g,
+        )
+        for g in groups.values()
+    ]
+
+
+def _turns(programs: Sequence[Program]) -> list[float]:
+    """Spread what is not done in every step: for each weight, its share of the cycle, in [0, 1)."""
+    waits = [any(each.every > 1 for each in program.lines) for program in programs]
+    return [sum(waits[:i]) / max(1, sum(waits)) for i in range(len(programs))]
+
+
+def _group(program: Program, weight: Tensor) -> tuple[Any, ...]:
+    shape = None if program.is_elementwise else tuple(weight.shape)
+    return (program.signature, shape, weight.dtype, weight.device)

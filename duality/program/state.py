@@ -1,0 +1,72 @@
+"""Where one name of a batch's state lives: a contiguous buffer, and each weight's view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from modula.duality.program.program import Slot
+from modula.kernels.rounding import to_bfloat16_at_random
+
+
+class Storage:
+    """views[i] is what is kept for weight i of the batch, and what `optimizer.state` shows.
+
+    working       dtype that is computed in; if it is another than that of the views, lines get
+                  copies, and what they keep is rounded to bfloat16 at random
+    is_worked_on  whether lines get the views themselves, so that they may write to them
+    """
+
+    def __init__(self, views: list[Tensor], working: torch.dtype) -> None:
+        self.views = views
+        self.working = working
+        self.is_worked_on = views[0].dtype == working
+
+    @classmethod
+    def filled(
+        cls,
+        slot: Slot,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: torch.dtype,
+        device: torch.device,
+        working: torch.dtype,
+    ) -> Storage:
+        """One buffer for all shapes, holding what the slot says."""
+        sizes = [prod(shape) for shape in shapes]
+        buffer = torch.zeros(sum(sizes), dtype=dtype, device=device)
+        parts = buffer.split(sizes)
+        views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        for view in views:
+            slot.fill_(view)
+        return cls(views, working)
+
+    def listed(self, rows: Sequence[int]) -> list[Tensor]:
+        """The state of these weights, one by one."""
+        views = [self.views[i] for i in rows]
+        return views if self.is_worked_on else [view.to(self.working) for view in views]
+
+    def stacked(self, rows: Sequence[int]) -> Tensor:
+        """The state of these weights, equal in shape, as (rows, *shape); not a copy if all."""
+        if len(rows) == 1:
+            return self.views[rows[0]].unsqueeze(0).to(self.working)
+        if len(rows) == len(self.views):
+            return self._whole().to(self.working)
+        return torch.stack(self.listed(rows))
+
+    def write_(self, rows: Sequence[int], values: Tensor | Sequence[Tensor], seed: int = 0) -> None:
+        """Keep the values of these weights, (rows, *shape) or a list; seed: of the rounding."""
+        if not self.is_worked_on:
+            generator = torch.Generator(self.views[0].device).manual_seed(seed)
+            values = [to_bfloat16_at_random(value, generator) for value in values]
+        if isinstance(values, Tensor) and len(rows) == len(self.views):
+            self._whole().copy_(values)
+        else:
+            torch._foreach_copy_([self.views[i] for i in rows], list(values))
+
+    def _whole(self) -> Tensor:
+        """The buffer that the views were cut from, as (weights, *shape)."""
+        first = self.views[0]
+        return first.as_strided((len(self.views), *first.shape), (first.numel(), *first.stride()))

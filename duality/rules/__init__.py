@@ -1,0 +1,1 @@
+"""Rules: from a setting to the lines of the steepest direction."""

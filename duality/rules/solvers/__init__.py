@@ -1,0 +1,1 @@
+"""Iterations for directions that have no closed form."""

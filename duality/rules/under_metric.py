@@ -1,0 +1,230 @@
+"""Rules under a metric: dir = C^-1 dual(C^-T m), the sandwich, and the chain dual(S^-p m)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import cast
+
+from torch import Tensor
+
+from modula.duality.metrics.coordinates import Coordinates, coordinates
+from modula.duality.program.cost import cost_of_projections, cost_of_rounds
+from modula.duality.program.program import Line, line
+from modula.duality.rules.general import ROUNDS, steepest_in_region, steepest_tangent
+from modula.duality.rules.hyperplane import is_hyperplane, steepest
+from modula.duality.rules.on_manifold import tangent_line, way_back
+from modula.duality.rules.solvers.projections import onto_ball
+from modula.duality.rules.unconstrained import view_ops
+from modula.duality.setting.derive import Derived, Measured, Setting, derive, derives
+from modula.duality.setting.potential import Sharp, Unit, Within
+from modula.kernels.elementwise.whiten import whiten
+from modula.kernels.op import Op, Shape
+from modula.manifolds.base import Manifold
+from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.region import Region
+from modula.norms.base import Norm
+from modula.norms.maps.linear import InCoordinates, Quadratic
+from modula.norms.metrics.base import Diagonal, First, Metric
+from modula.norms.vector import L2
+
+
+class _Composer:
+    """Writes a program through the view of a metric, if it has one."""
+
+    def __init__(self, found: Coordinates, metric: Metric, shape: Shape) -> None:
+        self.found = found
+        self.statistic = getattr(metric, "statistic", "gradient")
+        self.shape = tuple(shape)
+        self._has_cut = False
+
+    def observing(self, lines: tuple[Line, ...]) -> tuple[Line, ...]:
+        """Lines that estimate, which read "sample"."""
+        if not any("sample" in each.reads for each in lines):
+            return lines
+        if self.found.view is None:
+            return tuple(each.renamed({"sample": self.statistic}) for each in lines)
+        if self._has_cut:
+            return lines
+        self._has_cut = True
+        return (self._cut(self.statistic, "sample"), *lines)
+
+    def through(self, read: str, result: str, way: str) -> tuple[Line, ...]:
+        """result = C^-T, C^-1 or S^-p read (way: "down", "up" or "whitened")."""
+        if self.found.view is None:
+            lines, name = getattr(self.found, way)(read)
+            return tuple(each.renamed({name: result}) for each in lines)
+        blocks = f"{read}_blocks"
+        lines, name = getattr(self.found, way)(blocks)
+        return (self._cut(read, blocks), *lines, self._paste(name, result))
+
+    def _cut(self, read: str, result: str) -> Line:
+        return line(result, view_ops(self.found.view, self.shape)[0], read)
+
+    def _paste(self, read: str, result: str) -> Line:
+        return line(result, view_ops(self.found.view, self.shape)[1], read)
+
+
+def _in_coordinates(norm: Norm, found: Coordinates) -> Measured:
+    """norm(C x)"""
+    return Measured(found.reads, lambda tensors: InCoordinates(norm, found.known(tensors)))
+
+
+def _under_form(found: Coordinates, ndim: int) -> Measured:
+    """sqrt(<x, S^p x>)"""
+    return Measured(found.reads, lambda tensors: Quadratic(found.form(tensors), ndim))
+
+
+@derives(L2, Euclidean, Diagonal, Sharp)
+def adam(setting: Setting, shape: Shape) -> Derived:
+    """Adam: with C^T C = S^(1/2), the sandwich of the Euclidean dual is S^(-1/2) m.
+
+    Source: Kingma and Ba 2015, arXiv:1412.6980.
+    """
+    metric = cast(Diagonal, setting.metric)
+    found = coordinates(metric, shape, whole=True)
+    scale = metric.batch**-metric.power
+    floor = metric.floor * scale
+    return Derived(
+        (
+            *_Composer(found, metric, shape).observing(found.before),
+            line("direction", whiten, "query", "square", power=metric.power, floor=floor),
+        ),
+        scale=scale,
+        slots=found.slots,
+        measured=_under_form(found, len(shape)),
+    )
+
+
+@derives(L2, Euclidean, Metric, Sharp)
+def preconditioned(setting: Setting, shape: Shape) -> Derived:
+    """The plain preconditioned gradient: S^-p m.  Shampoo, KL-Shampoo, SOAP, KFAC."""
+    metric = cast(Metric, setting.metric)
+    found = coordinates(metric, shape, whole=True)
+    composer = _Composer(found, metric, shape)
+    return Derived(
+        (
+            *composer.observing(found.before),
+            *composer.through("query", "direction", "whitened"),
+            *composer.observing(found.after),
+        ),
+        slots=found.slots,
+        measured=_under_form(found, len(shape)),
+    )
+
+
+@derives(Norm, Euclidean, Metric, Unit)
+@derives(Norm, Euclidean, Metric, Sharp)
+def sandwich(setting: Setting, shape: Shape) -> Derived:
+    """C^-1 dual(C^-T m): the steepest direction of the norm in the metric's coordinates."""
+    metric = cast(Metric, setting.metric)
+    found = coordinates(metric, shape, whole=False)
+    composer = _Composer(found, metric, shape)
+    inner = derive(replace(setting, metric=None), shape)
+    names = {"query": "seen_query", "direction": "inner_direction"}
+    seen = composer.through("query", "seen_query", "down")
+    back = composer.through(names.get(inner.direction, inner.direction), "direction", "up")
+    return Derived(
+        (
+            *composer.observing(found.before),
+            *seen,
+            *(each.renamed(names) for each in inner.lines),
+            *back,
+            *composer.observing(found.after),
+        ),
+        scale=inner.scale,
+        slots=(*found.slots, *inner.slots),
+        measured=_in_coordinates(setting.norm, found),
+    )
+
+
+@derives(Norm, Euclidean, First, Unit)
+def chain(setting: Setting, shape: Shape) -> Derived:
+    """dual(S^-p m): first the metric, then the norm.  No descent is guaranteed."""
+    metric = cast(First, setting.metric).metric
+    found = coordinates(metric, shape, whole=True)
+    composer = _Composer(found, metric, shape)
+    inner = derive(replace(setting, metric=None), shape)
+    momentum = setting.momentum.between()
+    between = {"gradient": "preconditioned", "query": "followed"}
+    names = {"query": between.get(momentum.query, momentum.query) if momentum else "preconditioned"}
+    average = momentum.lines() if momentum else ()
+    return Derived(
+        (
+            *composer.observing(found.before),
+            *composer.through("query", "preconditioned", "whitened"),
+            *(each.renamed(between) for each in average),
+            *(each.renamed(names) for each in inner.lines),
+            *composer.observing(found.after),
+        ),
+        scale=inner.scale,
+        direction=names.get(inner.direction, inner.direction),
+        slots=(*found.slots, *inner.slots),
+    )
+
+
+@derives(Norm, Euclidean, Metric, Within)
+def within(setting: Setting, shape: Shape) -> Derived:
+    """The dual-norm scaled direction, projected on the ball of another norm.  Sophia.
+
+    With a diagonal metric and the largest entry it is exactly
+    argmin <m, d> + ||d||^2 / 2 over max |d| <= radius.  Source: Liu et al. 2023, arXiv:2305.14342.
+    """
+    potential = cast(Within, setting.potential)
+    free = derive(replace(setting, potential=Sharp()), shape)
+    op = _project_op(potential.norm, potential.radius / free.scale)  # the step scales it back
+    return replace(
+        free,
+        lines=(*free.lines, line("inside", op, free.direction)),
+        direction="inside",
+        measured=None,
+    )
+
+
+@cache
+def _project_op(norm: Norm, radius: float) -> Op:
+    return Op(f"project[{norm} <= {radius:g}]", onto_ball(norm, radius), cost_of_projections(norm))
+
+
+@derives(Norm, Manifold, Metric)
+def sandwich_on_manifold(setting: Setting, shape: Shape) -> Derived:
+    """The steepest unit tangent of a norm in the metric's coordinates, by the general solver."""
+    return _constrained(setting, shape, (tangent_line(setting.manifold, shape),), "tangent")
+
+
+@derives(Norm, Region, Metric)
+def sandwich_in_region(setting: Setting, shape: Shape) -> Derived:
+    """The same along the boundary of a region, where the normal part of the query matters too."""
+    return _constrained(setting, shape, (), "query")
+
+
+def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: str) -> Derived:
+    metric = cast(Metric, setting.metric)
+    found = coordinates(metric, shape, whole=False)
+    composer = _Composer(found, metric, shape)
+    measured = _in_coordinates(setting.norm, found)
+    op = _solver_op(setting.norm, setting.manifold, measured)
+    return Derived(
+        (
+            *composer.observing(found.before),
+            *first,
+            line("direction", op, "weight", read, *measured.reads),
+            *composer.observing(found.after),
+        ),
+        after=way_back(setting.manifold),
+        slots=found.slots,
+        measured=measured,
+    )
+
+
+def _solver_op(norm: Norm, manifold: Manifold, measured: Measured) -> Op:
+    def solve(weight: Tensor, gradient: Tensor, *tensors: Tensor) -> Tensor:
+        """argmax <gradient, A> over norm(C A) <= 1, A tangent at weight."""
+        known = measured.norm(tensors)
+        if isinstance(manifold, Region):
+            return steepest_in_region(known, manifold, weight, gradient)
+        if is_hyperplane(norm, manifold, weight.shape):
+            return steepest(known, manifold, weight, gradient)
+        return steepest_tangent(known, manifold, weight, gradient)
+
+    return Op(f"sandwich[{norm}, {manifold}]", solve, cost_of_rounds(norm, manifold, ROUNDS))

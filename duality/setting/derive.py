@@ -1,0 +1,183 @@
+"""Which rule derives the update for which declaration; the most specific one wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from modula.duality.metrics.coordinates import check_statistics
+from modula.duality.program.program import Line, Program, Slots
+from modula.duality.setting.momentum import Momentum, NoMomentum
+from modula.duality.setting.potential import Potential, Unit
+from modula.kernels.op import Shape
+from modula.manifolds.base import Manifold
+from modula.manifolds.euclidean import Euclidean
+from modula.manifolds.isospectral import Isospectral
+from modula.norms.base import Norm
+from modula.norms.checks import check_fields
+from modula.norms.metrics.base import Metric
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the update of a weight depends on, its shape apart."""
+
+    norm: Norm
+    manifold: Manifold = Euclidean()
+    metric: Metric | None = None
+    potential: Potential = Unit()
+    momentum: Momentum = NoMomentum()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def types(self) -> Key:
+        """The types that dispatch looks at."""
+        return (type(self.norm), type(self.manifold), type(self.metric), type(self.potential))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The norm in which a direction is the steepest, where that depends on what was seen.
+
+    reads  names of the tensors that the metric has come to when the direction is found
+    norm   makes the norm out of those tensors, of one weight
+    """
+
+    reads: tuple[str, ...]
+    norm: Callable[[Sequence[Tensor]], Norm]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A rule's answer: D = scale * (the tensor named `direction`).
+
+    lines      from "query" (and "weight") to the direction
+    scale      makes its norm one under the declared norm
+    after      lines that bring the stepped weight back to the manifold
+    direction  name of the tensor followed
+    slots      what state holds at first, where that is not a weight-shaped zero
+    draw       lines from the state to "noise", if the gradient is to be taken at a random point
+    measured   under a metric, the norm in which the direction is steepest; None if in none
+    """
+
+    lines: tuple[Line, ...]
+    scale: float = 1.0
+    after: tuple[Line, ...] = ()
+    direction: str = "direction"
+    slots: Slots = ()
+    draw: tuple[Line, ...] = ()
+    measured: Measured | None = None
+
+    def first_direction(self, weight: Tensor, query: Tensor) -> Tensor:
+        """D of a first step, by the plain twins."""
+        program = Program(self.lines, (), slots=self.slots)
+        state = {name: program.slot(name).first(weight) for name in program.state}
+        tensors = program.run(**(state | {"weight": weight, "query": query}))
+        return self.scale * tensors[self.direction]
+
+
+Key = tuple[type, type, type, type]
+Rule = Callable[[Setting, Shape], Derived]
+Condition = Callable[[Setting, Shape], bool]
+
+_RULES: dict[Key, Rule] = {}
+_CONDITIONS: dict[Key, Condition] = {}
+
+
+class NoRule(LookupError):
+    """No derivation is known for a declaration."""
+
+
+def derives(
+    norm: type[Norm],
+    manifold: type[Manifold] = Euclidean,
+    metric: type[Metric] | None = None,
+    potential: type[Potential] = Unit,
+    when: Condition = lambda setting, shape: True,
+) -> Callable[[Rule], Rule]:
+    """Register the decorated function for these types and their subclasses.
+
+    Where `when(setting, shape)` is false the rule is passed over, and the next nearest is asked.
+    """
+    key = (norm, manifold, type(None) if metric is None else metric, potential)
+
+    def register(rule: Rule) -> Rule:
+        if key in _RULES:
+            names = ", ".join(each.__name__ for each in key)
+            raise ValueError(f"({names}) already has a rule: {_RULES[key].__name__}")
+        _RULES[key], _CONDITIONS[key] = rule, when
+        return rule
+
+    return register
+
+
+def rule_for(setting: Setting, shape: Shape) -> Rule | None:
+    """The registered rule nearest to the setting's types: norm first, then manifold."""
+    have = setting.types()
+    fits = [key for key in _RULES if all(issubclass(h, k) for h, k in zip(have, key, strict=True))]
+    fits = [key for key in fits if _CONDITIONS[key](setting, shape)]
+    if not fits:
+        return None
+
+    def distance(key: Key) -> tuple[int, ...]:
+        return tuple(h.__mro__.index(k) for h, k in zip(have, key, strict=True))
+
+    return _RULES[min(fits, key=distance)]
+
+
+def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
+    """The direction lines of one weight; `name` is its full name, for the error.
+
+    Raises NoRule, with the cure, where nothing is known; ValueError where the shape does not fit.
+    """
+    setting.manifold.check_shape(tuple(shape))
+    setting.norm.check_shape(tuple(shape))
+    _check_moves_along_tangents(setting.manifold)
+    check_statistics(setting.metric)
+    rule = rule_for(setting, shape)
+    if rule is None:
+        raise NoRule(_no_rule(name, setting, shape))
+    return rule(setting, shape)
+
+
+def rule_name(setting: Setting, shape: Shape) -> str:
+    """The name of the rule that `derive` would use, as the plan prints it."""
+    rule = rule_for(setting, shape)
+    return "none" if rule is None else rule.__name__
+
+
+def _check_moves_along_tangents(manifold: Manifold) -> None:
+    """Raise ValueError for one whose weights rotate: what is derived then is their coordinates'."""
+    if isinstance(manifold, Isospectral) and manifold.rotations is not None:
+        raise ValueError(
+            f"{manifold} moves weights by rotations, whose coordinates have a direction, and not "
+            f"along tangents: {replace(manifold, rotations=None)} does that"
+        )
+
+
+def _no_rule(name: str, setting: Setting, shape: Shape) -> str:
+    norm, manifold, metric, potential = setting.types()
+    known = sorted(
+        {
+            key[1].__name__
+            for key in _RULES
+            if issubclass(norm, key[0]) and issubclass(metric, key[2]) and key[3] is potential
+        }
+    )
+    declared = f"norm {setting.norm}, manifold {setting.manifold}"
+    key = f"{norm.__name__}, {manifold.__name__}"
+    if setting.metric is not None:
+        key += f", metric={metric.__name__}"
+        declared += f", metric {setting.metric}"
+    if not isinstance(setting.potential, Unit):
+        key += f", potential={potential.__name__}"
+        declared += f", potential {setting.potential}"
+    return (
+        f"no rule derives an update for {name} {tuple(shape)}\n"
+        f"  declared:  {declared}\n"
+        f"  {norm.__name__} has rules for:  {', '.join(known) or 'none of this kind'}\n"
+        f"  to fix:  declare one of those manifolds, or write @derives({key}) in duality/"
+    )

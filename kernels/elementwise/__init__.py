@@ -1,0 +1,1 @@
+"""Entry by entry, or one length for many entries: averages, steps, decay."""

@@ -1,0 +1,1 @@
+"""Second moments of gradients and of layer data, and their inverse roots."""

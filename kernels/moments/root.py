@@ -1,0 +1,153 @@
+r"""Inverse roots of averaged second moments: (S + damping)^-p, kept as they were where S is bad."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from modula.kernels.moments.second_moment import mean_eigenvalue
+from modula.kernels.op import Cost, Op, Shape
+
+SMALLEST = 16.0  # eigenvalues below so many roundings of the largest are rounding themselves
+
+Roots = Callable[[Tensor, Tensor], Tensor]  # of damped eigenvalues over their mean, and the basis
+
+
+def inverse_root_plain(
+    factor: Tensor,
+    previous: Tensor,
+    *,
+    power: float,
+    damping: float | Tensor,
+    trace_power: float = 0.0,
+    roots: Roots | None = None,
+) -> Tensor:
+    """(S / trace(S)^trace_power + damping mean)^-power, symmetric: (..., d, d) -> (..., d, d).
+
+    mean: the mean eigenvalue, so that damping, a number or (..., 1), has no unit.  Where S is not
+    finite, has no positive eigenvalue or cannot be decomposed, in float64 neither, the previous
+    root stays.
+
+    roots  what is made of eigenvalues in place of their power -power
+    """
+    size, usable, unit = unit_factor(factor)
+    values, basis = eigen(unit)
+    floor = SMALLEST * torch.finfo(factor.dtype).eps * values[..., -1:]
+    damped = torch.maximum(values, floor) + damping
+    inverse = damped**-power if roots is None else roots(damped, basis)
+    out = (basis * inverse.unsqueeze(-2)) @ basis.mT
+    out = (out + out.mT) / 2 * unit_scale(size, factor.shape[-1], power, trace_power)[..., None]
+    usable = usable & out.isfinite().all((-2, -1))
+    return torch.where(usable[..., None, None], out, previous)
+
+
+def unit_factor(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean eigenvalue, whether S has a root, and S / mean eigenvalue, or I where it has none.
+
+    (..., d, d) -> (...), (...), (..., d, d)
+    """
+    size = mean_eigenvalue(factor, 2)
+    usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return size, usable, torch.where(usable[..., None, None], factor / size[..., None, None], eye)
+
+
+def unit_scale(size: Tensor, d: int, power: float, trace_power: float) -> Tensor:
+    """What the root of S / mean eigenvalue is multiplied by, (...) -> (..., 1)."""
+    safe = torch.where(size > 0, size, 1.0)
+    return (safe / (safe * d) ** trace_power).unsqueeze(-1) ** -power
+
+
+def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and basis of symmetric matrices; in float64 where float32 does not converge."""
+    symmetric = (x + x.mT) / 2
+    for precise in (symmetric, symmetric.double()):
+        try:
+            values, basis = torch.linalg.eigh(precise)
+            return values.to(x.dtype), basis.to(x.dtype)
+        except LinAlgError:
+            continue
+    return torch.full_like(x[..., 0], torch.nan), torch.full_like(x, torch.nan)
+
+
+def of_blocks(
+    root: Callable[..., Tensor],
+    factor: Tensor,
+    previous: Tensor,
+    *,
+    power: float,
+    damping: float,
+    trace_power: float = 0.0,
+) -> Tensor:
+    """A root of matrices, taken of blocks on a diagonal: (..., count, b, b).
+
+    Each is damped in units of its own; trace(S) is that of all of them.
+    """
+    trace = factor.diagonal(dim1=-2, dim2=-1).sum((-2, -1))
+    scale = torch.where(trace > 0, trace, 1.0)[..., None, None, None] ** (trace_power * power)
+    return scale * root(factor, previous / scale, power=power, damping=damping)
+
+
+def inverse_root_blocks_plain(factor: Tensor, previous: Tensor, **options: float) -> Tensor:
+    """inverse_root_plain of blocks on a diagonal."""
+    return of_blocks(inverse_root_plain, factor, previous, **options)
+
+
+def inverse_root_diagonal_plain(
+    factor: Tensor,
+    previous: Tensor,
+    *,
+    power: float,
+    damping: float,
+    trace_power: float = 0.0,
+    roots: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The same for diagonals: (..., d) -> (..., d)."""
+    size = mean_eigenvalue(factor, 1)
+    usable = (size.isfinite() & (size > 0)).unsqueeze(-1) & factor.isfinite()
+    unit = torch.where(usable, factor / size.unsqueeze(-1), 1.0)
+    floor = SMALLEST * torch.finfo(factor.dtype).eps
+    damped = unit.clamp(min=0) + max(damping, floor)
+    inverse = damped**-power if roots is None else roots(damped)
+    out = inverse * unit_scale(size, factor.shape[-1], power, trace_power)
+    return torch.where(usable, out, previous)
+
+
+def rejected_plain(count: Tensor, factor: Tensor) -> Tensor:
+    """count + 1 where a factor, or a block of it, is not finite or has a negative trace.
+
+    Its root stays.  count: (...), factor: (..., d, d) or (..., blocks, b, b)
+    """
+    trace = factor.diagonal(dim1=-2, dim2=-1).sum(-1)
+    good = factor.isfinite().all((-2, -1)) & (trace >= 0)
+    return count + ~good.reshape(*count.shape, -1).all(-1)
+
+
+def _cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
+    *batch, d, _ = shape
+    many = 1
+    for size in batch:
+        many *= size
+    # An eigendecomposition takes nominally 9 d^3, and the product with its basis 2 d^3.
+    return Cost(11.0 * many * d**3, 4.0 * itemsize * many * d * d)
+
+
+def _diagonal_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
+    return Cost(0.0, 0.0)
+
+
+inverse_root = Op(
+    "inverse_root",
+    inverse_root_plain,
+    _cost,
+    fused_at="modula.kernels.moments.root_by_products:inverse_root_coupled",
+)
+inverse_root_blocks = Op(
+    "inverse_root",
+    inverse_root_blocks_plain,
+    _cost,
+    fused_at="modula.kernels.moments.root_by_products:inverse_root_blocks_coupled",
+)
+inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)
+rejected = Op("rejected", rejected_plain, _diagonal_cost)

@@ -1,0 +1,1 @@
+"""Functions of singular values by matrix products: polar factors, clips, bounds."""

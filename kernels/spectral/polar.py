@@ -1,0 +1,289 @@
+"""polar(x) = U V^T for x = U S V^T, by matrix products alone."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from modula.kernels.op import Cost, Op, Shape, check_matrix
+from modula.kernels.spectral.polynomials import PolarExpress, Polynomials, Term
+from modula.kernels.spectral.products import STRIP, multiply_add, symmetric_product
+
+# Half precision gets more room above the bound: its rounding moves singular values by a percent.
+DEFAULT = PolarExpress(steps=5, lower=1.5e-3, safety=1.01, schatten=8)
+DEFAULT_HALF = PolarExpress(steps=5, lower=1.5e-3, safety=1.05, schatten=8)
+
+# Gram squares X afresh before rounding, grown by the product of a_t^2, would pass this.
+GROWTH = 0.6
+
+
+@dataclass(frozen=True)
+class Products:
+    """How many matrix products of each kind, for X: (n, m) with n <= m."""
+
+    gram: int  # (n, m) (m, n), symmetric
+    small: int  # (n, n) (n, n), symmetric
+    wide: int  # (n, n) (n, m)
+
+    def flops(self, short: int, long: int, symmetric: float = 1.0) -> float:
+        """`symmetric` is the share of a symmetric product that is computed: 1, or 0.5 at best."""
+        tall = self.wide + symmetric * self.gram
+        return 2.0 * short * short * (tall * long + symmetric * self.small * short)
+
+    def entries(self, short: int, long: int) -> float:
+        """Entries read and written."""
+        square, rectangle = short * short, short * long
+        return (
+            self.gram * (rectangle + square)
+            + self.small * 3 * square
+            + self.wide * (2 * rectangle + square)
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """x x^T and, where the bound needed it, its square, both for the normalised x * inverse."""
+
+    inverse: Tensor
+    gram: Tensor
+    square: Tensor | None
+
+
+class Form(ABC):
+    """One way to apply p_T(... p_1(s / bound)) to the singular values of X: (..., n, m), n <= m."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, polynomials: Polynomials, scale: float) -> Tensor:
+        """scale * p(x / bound), for x of Frobenius norm one (or zero)."""
+
+    @abstractmethod
+    def products(self, polynomials: Polynomials) -> Products:
+        """What it multiplies."""
+
+
+@dataclass(frozen=True)
+class Standard(Form):
+    """A = X X^T,  X <- a X + (b A + c A^2) X,  once per polynomial."""
+
+    def __call__(self, x: Tensor, polynomials: Polynomials, scale: float) -> Tensor:
+        start = normalised_gram(x, polynomials)
+        x, gram, square = _times(x, start.inverse), start.gram, start.square
+        for step, term in enumerate(polynomials, start=1):
+            factor = scale if step == len(polynomials) else 1.0
+            even = _even_part(term, gram, square)
+            x = _left_multiply(even, x, beta=factor * term[0], alpha=factor)
+            if step < len(polynomials):
+                gram, square = symmetric_product(x, x.mT), None
+        return x
+
+    def products(self, polynomials: Polynomials) -> Products:
+        steps = len(polynomials)
+        return Products(gram=steps, small=_quintics(polynomials), wide=steps)
+
+
+@dataclass(frozen=True)
+class Gram(Form):
+    """The same on n x n matrices, cheaper when m > 3/2 n: R = X X^T, Q = I, and once per polynomial
+
+        Z = a I + b R + c R^2,  Q <- Q Z,  R <- Z R Z;        the result is Q X.
+
+    Rounding leaves R slightly indefinite, and a negative eigenvalue grows by a^2 a step.  So after
+    the steps in `restarts`, counted from 1:  X <- Q X,  R = X X^T,  Q = I.
+
+    Source: "Gram Newton-Schulz", Dao AI Lab blog, 2026.
+    """
+
+    restarts: tuple[int, ...] = ()
+
+    def __call__(self, x: Tensor, polynomials: Polynomials, scale: float) -> Tensor:
+        start = normalised_gram(x, polynomials)
+        inverse, gram, square = start.inverse, start.gram, start.square
+        q = None
+        for step, term in enumerate(polynomials, start=1):
+            a, even = term[0], _even_part(term, gram, square)
+            # Z = a I + even is never rounded as a whole: the dominant a I stays exact.
+            q = _plus_identity(even, a) if q is None else symmetric_product(q, even, add=q, beta=a)
+            if step == len(polynomials):
+                return _left_multiply(_times(q, inverse * scale), x)
+            if step in self.restarts:
+                x, q = _left_multiply(_times(q, inverse), x), None
+                inverse, gram = torch.ones_like(inverse), symmetric_product(x, x.mT)
+            else:
+                half_way = symmetric_product(gram, even, add=gram, beta=a)
+                gram = symmetric_product(even, half_way, add=half_way, beta=a)
+            square = None
+        raise AssertionError("Polynomials has at least one term")
+
+    def products(self, polynomials: Polynomials) -> Products:
+        steps = len(polynomials)
+        cuts = sum(1 <= cut < steps for cut in set(self.restarts))
+        small = _quintics(polynomials) + 3 * (steps - 1 - cuts)
+        return Products(gram=1 + cuts, small=small, wide=1 + cuts)
+
+
+def normalised_gram(x: Tensor, polynomials: Polynomials) -> Start:
+    """Divide by safety * Schatten norm, for x of Frobenius norm one: that is Schatten-2.
+
+    ||x||_4^2 = ||A||_F and ||x||_8^4 = ||A^2||_F for A = x x^T.  Both products are needed anyway,
+    and both norms are closer to sigma_max than Frobenius: 4 and 8 times on a square Gaussian.
+    """
+    gram, room = symmetric_product(x, x.mT), polynomials.safety**2
+    size = _frobenius(gram)
+    if polynomials.schatten == 2:
+        bound, square = torch.ones_like(size), None
+    elif polynomials.schatten == 4:
+        bound, square = size, None
+    else:
+        # First, so that the square keeps its digits in half precision.
+        gram = _times(gram, 1 / size)
+        square = symmetric_product(gram, gram)
+        eighth = _frobenius(square)
+        square = _times(square, 1 / (room * room * eighth))
+        gram, bound = _times(gram, size), size * eighth.sqrt()
+    return Start((room * bound).rsqrt(), _times(gram, 1 / (room * bound)), square)
+
+
+def _frobenius(x: Tensor) -> Tensor:
+    """||x||_F, (..., 1, 1), at least in float32; one where x is zero, so that it can divide."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+    return torch.where(length == 0, 1.0, length)
+
+
+def _times(x: Tensor, factor: Tensor) -> Tensor:
+    return (x * factor).to(x.dtype)
+
+
+def _even_part(term: Term, gram: Tensor, square: Tensor | None) -> Tensor:
+    """b A + c A^2."""
+    _, b, c = term
+    if c == 0:
+        return b * gram
+    if square is None:
+        return symmetric_product(gram, gram, add=gram, beta=b, alpha=c)
+    return torch.add(b * gram, square, alpha=c)
+
+
+def _plus_identity(x: Tensor, a: float) -> Tensor:
+    x = x.clone()
+    x.diagonal(dim1=-2, dim2=-1).add_(a)
+    return x
+
+
+def _left_multiply(z: Tensor, x: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
+    """alpha z x + beta x for symmetric z, laid out in memory as x is (perhaps transposed)."""
+    if x.mT.is_contiguous():
+        return multiply_add(x.mT, z, add=x.mT if beta else None, beta=beta, alpha=alpha).mT
+    return multiply_add(z, x, add=x if beta else None, beta=beta, alpha=alpha)
+
+
+def _quintics(polynomials: Polynomials) -> int:
+    return sum(c != 0 for _, _, c in polynomials)
+
+
+def restarts(polynomials: Polynomials, roundoff: float) -> tuple[int, ...]:
+    """The steps after which Gram has to start afresh: as late as rounding allows."""
+    cuts, growth = [], roundoff
+    for step, (a, _, _) in enumerate(polynomials):
+        growth *= a * a
+        if growth > GROWTH and step > 0:
+            cuts.append(step)
+            growth = roundoff * a * a
+    return tuple(cuts)
+
+
+def choose_form(
+    short: int, long: int, polynomials: Polynomials, dtype: torch.dtype, device: str = "cpu"
+) -> Form:
+    """The form with fewest operations, Gram with the restarts that the precision asks for.
+
+    float64 takes the standard form, which loses fewer digits (R holds squares of singular values);
+    so does bfloat16, in which R has too few.  float32 on an accelerator may be rounded to the 10
+    bits of TF32 and is counted as such.
+    """
+    if dtype in (torch.float64, torch.bfloat16):
+        return Standard()
+    roundoff = 2.0**-24 if dtype == torch.float32 and device == "cpu" else 2.0**-11
+    forms: tuple[Form, ...] = (Standard(), Gram(restarts(polynomials, roundoff)))
+    return min(forms, key=lambda form: form.products(polynomials).flops(short, long))
+
+
+def polar_plain(
+    x: Tensor,
+    *,
+    polynomials: Polynomials | None = None,
+    scale: float = 1.0,
+    form: Form | None = None,
+) -> Tensor:
+    """scale * U V^T for x = U S V^T: (..., m, n), to the error of `polynomials`; zero gives zero.
+
+    On CPU, half precision is computed in float32, which is the faster one there.
+    A matrix with an entry that is not finite gives one that is not finite.
+    """
+    check_matrix(x, "polar")
+    if x.numel() == 0:
+        return x.clone()
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    working = torch.float32 if half and x.device.type == "cpu" else x.dtype
+    if polynomials is None:
+        polynomials = DEFAULT if working.itemsize > 2 else DEFAULT_HALF
+    short, long = sorted(x.shape[-2:])
+    form = form or choose_form(short, long, polynomials, working, x.device.type)
+    unit = _unit(x).to(working).reshape(-1, *x.shape[-2:])
+    tall = x.shape[-2] > short
+    if x.device.type == "cpu" and short > 2 * STRIP:
+        # One by one: large matrices gain more from symmetric_product's strips than from a batch.
+        out = torch.stack([_oriented(form, one, tall, polynomials, scale) for one in unit])
+    else:
+        out = _oriented(form, unit, tall, polynomials, scale)
+    return out.reshape(x.shape).to(x.dtype)
+
+
+def _oriented(form: Form, x: Tensor, tall: bool, polynomials: Polynomials, scale: float) -> Tensor:
+    """The form wants its short side first; the polar factor of x^T is that of x, transposed."""
+    return form(x.mT, polynomials, scale).mT if tall else form(x, polynomials, scale)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """x / ||x||_F, at least in float32; by the largest entry first, as squares overflow."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    largest = x.abs().amax(dim=(-2, -1), keepdim=True)
+    x = x / torch.where(largest == 0, 1.0, largest)
+    return x / _frobenius(x)
+
+
+def polar_cost(
+    shape: Shape,
+    itemsize: int = 4,
+    *,
+    polynomials: Polynomials | None = None,
+    scale: float = 1.0,
+    form: Form | None = None,
+) -> Cost:
+    """Of the chosen form's products, symmetric ones counted whole."""
+    polynomials, (short, long) = polynomials or DEFAULT, sorted(shape[-2:])
+    dtype = {2: torch.bfloat16, 4: torch.float32}.get(itemsize, torch.float64)
+    form = form or choose_form(short, long, polynomials, dtype)
+    products, batch = form.products(polynomials), prod(shape[:-2])
+    return Cost(
+        batch * products.flops(short, long), batch * itemsize * products.entries(short, long)
+    )
+
+
+def exact_polar(x: Tensor) -> Tensor:
+    """U_r V_r^T for x = U S V^T of rank r, by SVD in float64: the definition of the polar factor.
+
+    Singular values below max(m, n) eps sigma_max, eps that of x's dtype, count as zero, so that
+    what comes out is a partial isometry.
+    """
+    check_matrix(x, "exact_polar")
+    if x.numel() == 0:
+        return x.clone()
+    u, s, vh = torch.linalg.svd(_unit(x.double()), full_matrices=False)
+    floor = max(x.shape[-2:]) * torch.finfo(x.dtype).eps * s[..., :1]
+    return ((u * (s > floor).unsqueeze(-2)) @ vh).to(x.dtype)
+
+
+polar = Op("polar", polar_plain, polar_cost)

@@ -1,0 +1,1 @@
+"""Steepest unit tangents of manifolds of matrices, and bounds on them."""

@@ -1,0 +1,1 @@
+"""Exponential families: densities as points of a manifold."""

@@ -1,0 +1,1 @@
+"""Networks of normed modules, and declarations on any torch model."""

@@ -1,0 +1,1 @@
+"""The one optimizer, and what its step is made of."""

@@ -1,0 +1,140 @@
+"""Certificates while training: how much of the steepest descent each rule's directions miss."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from modula.duality import (
+    Batch,
+    Clip,
+    Declaration,
+    Sharp,
+    ShortStep,
+    Unit,
+    derive,
+    gap_of,
+)
+from modula.duality.declaration.decay import as_decay
+from modula.duality.plan import rule_of
+from modula.manifolds.isospectral import Isospectral
+from modula.norms.base import Norm
+from modula.norms.checks import is_kind
+from modula.norms.metrics.base import First
+
+logger = logging.getLogger(__name__)
+
+# Potentials that follow the steepest direction, at a length of their own.
+CERTIFIED = (Unit, Sharp, Clip, ShortStep)
+
+
+class Certification:
+    """The worst gap of each rule, looked at in steps `every`, 2 `every`, ...
+
+        gap = 1 - <m, D> / U,   U >= <m, T> for every tangent T of norm one   (weak duality)
+
+    m is what the direction D is dual to (the momentum, as a rule), at the weight before the step.
+    Under a metric the norm is the one in the coordinates that D was found with: norm(C x).
+    A look costs one dual norm in float64 for each weight without a manifold, 60 duality maps on
+    a sphere, and up to 300 projections on the norm's ball elsewhere: for spectral norms as many
+    SVDs; a metric adds an inverse of each of its roots.  The steps in between cost nothing.  One
+    line a look is logged at level INFO, and only for it is the device waited for.  A gap near zero
+    may have either sign by the rounding of the state, 1e-6 in float32.
+
+    Not certified is what is the steepest direction in no norm: chains, which may even ascend,
+    directions that scalers, momenta or decays have turned, Within, posteriors, rotations.  Nor is
+    a weight of more dims than its norm measures.  The line names their rules, and why.
+
+    every  steps from one look to the next
+    worst  rule -> the largest gap so far, a number on the device
+
+    Raises ValueError unless `every` is a whole number from 1 up.
+    """
+
+    def __init__(self, every: int) -> None:
+        if not is_kind(every, int) or every < 1:
+            raise ValueError(f"certify_every is a whole number of steps from 1 up; got {every!r}")
+        self.every = every
+        self.steps = 0
+        self.worst: dict[str, Tensor] = {}
+        self._found: dict[str, list[tuple[str, Tensor]]] = {}
+        self._passed_over: set[str] = set()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this step is looked at."""
+        return self.steps % self.every == 0
+
+    def begin_step(self) -> None:
+        """Count a step."""
+        self.steps += 1
+
+    def look(self, batch: Batch, declarations: Sequence[Declaration], names: Sequence[str]) -> None:
+        """Certify what a batch proposes; declarations and names are those of its weights."""
+        for place, query, direction in batch.proposed():
+            declaration, weight = declarations[place], batch.weights[place]
+            rule, reason = rule_of(declaration.setting, weight.shape), why_not(declaration, weight)
+            if reason:
+                self._passed_over.add(f"{rule} not certified ({reason})")
+                continue
+            gap = _gap(declaration, batch, place, query, direction)
+            self._found.setdefault(rule, []).append((names[place], gap))
+
+    def end_step(self) -> None:
+        """Keep the worst of what was found in this step, and log it."""
+        if not self.is_due:
+            return
+        places = {}
+        for rule, found in self._found.items():
+            device = found[0][1].device
+            largest, places[rule] = torch.stack([gap.to(device) for _, gap in found]).max(0)
+            self.worst[rule] = torch.maximum(largest, self.worst.get(rule, largest).to(device))
+        if logger.isEnabledFor(logging.INFO):
+            parts = [self._in_words(rule, int(place)) for rule, place in places.items()]
+            parts += sorted(self._passed_over)
+            logger.info("step %d, worst gaps: %s", self.steps, ", ".join(parts))
+        self._found, self._passed_over = {}, set()
+
+    def _in_words(self, rule: str, place: int) -> str:
+        name, gap = self._found[rule][place]
+        return f"{rule} {float(gap):.1e} ({name})"
+
+
+def why_not(declaration: Declaration, weight: Tensor) -> str:
+    """Why a weight's direction is none that a certificate speaks of; "" where it is one."""
+    setting, decay = declaration.setting, as_decay(declaration.weight_decay)
+    if isinstance(setting.metric, First):
+        return "a chain, no descent guarantee"
+    turning = [type(each).__name__ for each in declaration.scalers if each.turns]
+    if turning:
+        return f"turned by {', '.join(turning)}"
+    if not isinstance(setting.potential, CERTIFIED):
+        return str(setting.potential)
+    if isinstance(setting.manifold, Isospectral) and setting.manifold.rotations is not None:
+        return "in the coordinates of rotations"
+    if setting.norm.ndim != weight.ndim:
+        return f"{setting.norm} of {setting.norm.ndim} dims"
+    derived = derive(setting, weight.shape)
+    if setting.metric is not None and derived.measured is None:
+        return "the steepest in no norm"
+    if setting.momentum.behind() is not None:
+        return "averaged"
+    return "" if decay is None or decay.behind(derived) is derived else "decayed"
+
+
+def _gap(
+    declaration: Declaration, batch: Batch, place: int, query: Tensor, direction: Tensor
+) -> Tensor:
+    """The gap of the direction; at norm one, whatever length the potential or a scaler gives."""
+    setting, weight = declaration.setting, batch.weights[place]
+    derived = derive(setting, weight.shape)
+    norm: Norm = setting.norm
+    if derived.measured is not None:
+        held = batch.held(place, derived.measured.reads)
+        norm = derived.measured.norm([each.double() for each in held])
+    d = derived.scale * direction.double()
+    if isinstance(setting.potential, Sharp) or declaration.scalers:
+        size = norm(d)
+        d = torch.where(size > 0, d / size, 0.0)
+    return gap_of(norm, setting.manifold, weight, query, d)

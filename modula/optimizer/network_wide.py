@@ -1,0 +1,105 @@
+"""Numbers of the whole network, known between directions and steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modula.duality import Batch, Clip, Potential, ShortStep
+from modula.duality.program.program import MEAN_SQUARE
+from modula.optimizer.automatic import Automatic
+
+LENGTH = "length"  # what all learning rates are multiplied by
+LengthRule = Automatic | Clip | ShortStep
+
+
+class Whole(ABC):
+    """A number made of what all weights say; no weight moves before it is known."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name that lines read it by, or LENGTH."""
+
+    @abstractmethod
+    def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
+        """What one batch, whose directions are known, says: a row a weight, or one in all."""
+
+    @abstractmethod
+    def value(self, parts: Tensor) -> Tensor:
+        """The number, 0-d, for the parts of all batches, one below the other."""
+
+    def shares(self, parts: Tensor) -> Tensor | None:
+        """By what part of its direction each weight steps; None for the whole of it."""
+        return None
+
+
+@dataclass(frozen=True)
+class Length(Whole):
+    """The length of the step in the modular norm, from the dual norm of the whole network."""
+
+    rule: LengthRule
+
+    @property
+    def name(self) -> str:
+        return LENGTH
+
+    def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
+        if isinstance(self.rule, ShortStep):
+            return batch.frank_wolfe_gaps(live)
+        return batch.dual_norms()
+
+    def value(self, parts: Tensor) -> Tensor:
+        return self.rule.length(parts)
+
+    def shares(self, parts: Tensor) -> Tensor | None:
+        return self.rule.shares(parts) if isinstance(self.rule, Clip) else None
+
+
+@dataclass(frozen=True)
+class MeanSquare(Whole):
+    """The mean of Adam's second moments, for the decays that are scheduled by it."""
+
+    @property
+    def name(self) -> str:
+        return MEAN_SQUARE
+
+    def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
+        return batch.squares()
+
+    def value(self, parts: Tensor) -> Tensor:
+        sum_of_squares, number = parts.sum(0).unbind()
+        return sum_of_squares / number.clamp(min=1)
+
+
+def number_of(whole: Whole, batches: Sequence[Batch], parts: Sequence[Tensor]) -> Tensor:
+    """The number, for what each batch says; the batches hear of their shares, if there are any."""
+    together = torch.cat([part.to(parts[0].device) for part in parts])
+    shares = whole.shares(together)
+    if shares is not None:
+        own = shares.split([len(part) for part in parts])
+        for batch, share in zip(batches, own, strict=True):
+            batch.share_out(share.to(batch.weights[0].device))
+    return whole.value(together)
+
+
+def length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
+    """What measures the step by the dual norm of the whole network, if anything does."""
+    clip = potential if isinstance(potential, Clip | ShortStep) else None
+    if clip is not None and isinstance(lr, Automatic):
+        raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")
+    return lr if isinstance(lr, Automatic) else clip
+
+
+def check_length(rule: LengthRule | None, potential: Potential) -> None:
+    """Raise ValueError if a weight's potential asks for another length of the network's step."""
+    if isinstance(potential, Clip | ShortStep) and potential != rule:
+        raise ValueError(
+            f"{potential} sets the length of the whole network's step, for which the optimizer has "
+            f"{rule or 'no such rule'}: give SteepestDescent potential={potential}"
+        )

@@ -1,0 +1,204 @@
+"""What an optimizer's metrics ask of the network besides its gradients, collected as it trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from modula.duality.program.program import (
+    GRADIENT_TIMES_NOISE,
+    MICROBATCHES,
+    SAMPLED,
+    SAMPLED_GRADIENT,
+    SAMPLED_MICROBATCHES,
+)
+from modula.optimizer.gradients import squares_are_finite
+from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
+
+logger = logging.getLogger(__name__)
+
+# What is only there after passes inside a context of the optimizer.
+CONTEXTS = {"sampled": SAMPLED, "perturbed": (GRADIENT_TIMES_NOISE,)}
+
+
+class Watch:
+    """Statistics of the weights of a model, gathered between two steps.
+
+    model   the network that the weights belong to
+    wanted  names of statistics by full name of the weight
+    group   the processes that average gradients; None for those of a DistributedDataParallel
+            in the model
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: Mapping[str, Sequence[str]],
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.wanted = {name: tuple(names) for name, names in wanted.items() if names}
+        self._expected: Mapping[str, Sequence[str]] = self.wanted
+        self._group = _group_of(model) if group is None else group
+        self._weights = dict(model.named_parameters())
+        self._model = model
+        hooked = {
+            name: [each for each in names if each != SAMPLED_GRADIENT]
+            for name, names in self.wanted.items()
+        }
+        hooked = {name: names for name, names in hooked.items() if names}
+        self._collector = Collector(model, hooked) if hooked else None
+        self._sampled: dict[str, Tensor] = {}
+        self._inside: list[str] = []  # contexts that are entered
+        self._waits = [context for context, names in CONTEXTS.items() if self.asks_for(*names)]
+
+    def asks_for(self, *statistics: str) -> bool:
+        """Whether any weight wants one of these statistics."""
+        return any(not {*statistics}.isdisjoint(names) for names in self.wanted.values())
+
+    def expect(self, statistics: Mapping[str, Sequence[str]]) -> None:
+        """Measure these until told otherwise, and no others."""
+        self._expected = statistics
+        if self._collector:
+            self._collector.expect(statistics)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether any depends on a factor of the loss: those of what goes into a layer do not."""
+        wanted = (each for names in self.wanted.values() for each in names)
+        return any(each.removeprefix("sampled_") not in INPUTS for each in wanted)
+
+    def forget(self) -> None:
+        """What passes at the training loss showed so far; those at sampled labels stay."""
+        if self._collector:
+            self._collector.forget()
+
+    def take(self, loss_scale: Tensor | float = 1.0) -> Statistics:
+        """All statistics by weight and name, and forget them.
+
+        loss_scale  by which the losses of all passes were multiplied
+
+        Raises ValueError where microbatches are to be compared and there are not two.
+        """
+        found = self._collector.take(loss_scale=loss_scale) if self._collector else {}
+        for name, gradient in self._sampled.items():
+            found.setdefault(name, {})[SAMPLED_GRADIENT] = gradient / loss_scale
+        self._sampled = {}
+        self._share_(found)
+        self._refuse_single(found)
+        _keep_finite_(found)
+        if self._waits:
+            self._warn(found)
+        return found
+
+    def _refuse_single(self, found: Statistics) -> None:
+        """A metric that asks how microbatches differ would otherwise leave its weight as it is."""
+        for name, names in self._expected.items():
+            for statistic in {MICROBATCHES, SAMPLED_MICROBATCHES}.intersection(names):
+                parts = found.get(name, {}).get(statistic)
+                trained = statistic == MICROBATCHES and self._weights[name].grad is not None
+                if parts is None and trained or parts is not None and len(parts) < 2:
+                    raise ValueError(_single(name, statistic, 0 if parts is None else 1))
+
+    def _share_(self, found: Statistics) -> None:
+        """Let all processes that average gradients have the same statistics."""
+        if not self.wanted or not dist.is_available() or not dist.is_initialized():
+            return
+        if self._group is None and dist.get_world_size() > 1:
+            raise RuntimeError(
+                f"statistics of {next(iter(self.wanted))} are of one of {dist.get_world_size()} "
+                "processes, whose weights would drift apart: give the optimizer the "
+                "DistributedDataParallel as its model, or process_group=..., the processes that "
+                "average gradients: torch.distributed.group.WORLD for all, "
+                "torch.distributed.new_group([rank], use_local_synchronization=True) for none but "
+                "this one"
+            )
+        if self._group is not None:
+            share_(found, self._expected, self._group, next(iter(self._weights.values())).device)
+
+    def _warn(self, found: Statistics) -> None:
+        """Say once if the first step comes before any pass that a metric depends on."""
+        seen = {name for statistics in found.values() for name in statistics}
+        for context in self._waits:
+            if seen.isdisjoint(CONTEXTS[context]):
+                logger.warning(
+                    "a metric reads what backward passes inside optimizer.%s() show, and there "
+                    "was none yet: until there is one it measures nothing",
+                    context,
+                )
+        self._waits = []
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Backward passes inside feed the statistics called sampled_..., and leave .grad alone."""
+        seen = self._collector.sampled() if self._collector else nullcontext()
+        with self._entered("sampled"), gradients_kept(self._model), seen:
+            yield
+            for name, weight in self._weights.items():
+                if weight.grad is not None and SAMPLED_GRADIENT in self.wanted.get(name, ()):
+                    self._add(name, weight.grad)
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        """Passes of one step add up.  A view is part of a bucket, where others' will be."""
+        before = self._sampled.get(name)
+        if before is not None:
+            self._sampled[name] = before + gradient
+        else:
+            self._sampled[name] = gradient.clone() if gradient._is_view() else gradient
+
+    @contextmanager
+    def perturbed(self, noises: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, each named weight is moved by its noise, which gradients are multiplied with."""
+        seen = self._collector.perturbed(noises) if self._collector else nullcontext()
+        weights = [self._weights[name] for name in noises]
+        with self._entered("perturbed"), perturbed(weights, noises.values()), seen:
+            yield
+
+    @contextmanager
+    def _entered(self, context: str) -> Iterator[None]:
+        self._inside.append(context)
+        try:
+            yield
+        finally:
+            self._inside.remove(context)
+
+    def refuse_step(self) -> None:
+        """Raise RuntimeError where weights or gradients are others than those to step with."""
+        if self._inside:
+            raise RuntimeError(
+                f"step was called inside optimizer.{self._inside[-1]}(), where weights or "
+                "gradients are others for a moment: leave it first, then step"
+            )
+
+
+def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
+    """The processes among which a DistributedDataParallel averages the gradients of the model."""
+    wrapped = (each for each in model.modules() if isinstance(each, DistributedDataParallel))
+    return next((each.process_group for each in wrapped), None)
+
+
+def _keep_finite_(found: Statistics) -> None:
+    """Gradients at sampled labels overflow where a GradScaler, which sees others, cannot tell."""
+    names = (SAMPLED_GRADIENT, SAMPLED_MICROBATCHES)
+    sampled = [each[name] for each in found.values() for name in names if name in each]
+    if not squares_are_finite(sampled):
+        logger.warning(
+            "gradients at sampled labels are not finite, or too large to be squared: the metric "
+            "leaves them out"
+        )
+        for statistics in found.values():
+            for name in names:
+                statistics.pop(name, None)
+
+
+def _single(name: str, statistic: str, count: int) -> str:
+    passes = "at sampled labels " if statistic == SAMPLED_MICROBATCHES else ""
+    return (
+        f"the metric of {name} compares microbatches, and this step had {count} {passes}for it: "
+        "call the model and loss.backward() two times or more before a step, each time on an "
+        "equal part of the batch, with the loss divided by their number"
+    )

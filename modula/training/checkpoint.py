@@ -1,0 +1,158 @@
+"""Checkpoints that survive being killed at any moment.
+
+A checkpoint is a folder `step-00000100` with weights.safetensors, state.pt (optimizer, schedule,
+random numbers) and manifest.json, which names the step and the sha256 of the other two.  It is
+written under another name and moved into place whole, so a folder of that name is complete by
+construction and the newest one is the one to continue from.  The one before it is kept as well.
+"""
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from modula.errors import UserError, disk_errors_in_words
+from modula.training.files import sync_folder, write_synced
+
+FORMAT = "modula checkpoint 1"
+WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the next step depends on.
+
+    step     how many steps are done
+    about    what JSON can hold: the text's sha256, the seconds spent
+    weights  by full name
+    state    of optimizer, schedule and random numbers: tensors, numbers, lists and dicts
+    """
+
+    step: int
+    about: dict[str, Any]
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, oldest first."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name)))
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"step-{step:08d}"
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Add a checkpoint; whatever goes wrong, the ones already there stay as they are."""
+    target = place(folder, checkpoint.step)
+    fresh = folder / f".new-{target.name}"
+    with disk_errors_in_words("write", target):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_by_a_killed_save in folder.glob(".*-step-*"):
+            shutil.rmtree(left_by_a_killed_save)
+        try:
+            _write(fresh, checkpoint)
+            _discard(target)
+            os.replace(fresh, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        sync_folder(folder)
+        for step in steps_in(folder)[:-KEPT]:
+            _discard(place(folder, step))
+
+
+def _write(fresh: Path, checkpoint: Checkpoint) -> None:
+    fresh.mkdir()
+    # Serialised in memory first: torch and safetensors hide why a disk refuses behind own errors.
+    files = {WEIGHTS: _weights_to_bytes(checkpoint.weights), STATE: _to_bytes(checkpoint.state)}
+    manifest = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "about": checkpoint.about,
+        "sha256": {name: sha256(data).hexdigest() for name, data in files.items()},
+    }
+    for name, data in files.items():
+        write_synced(fresh / name, data)
+    write_synced(fresh / MANIFEST, json.dumps(manifest, indent=2).encode())
+    sync_folder(fresh)
+
+
+def _weights_to_bytes(weights: dict[str, Tensor]) -> bytes:
+    apart = {name: weight.detach().contiguous().clone() for name, weight in weights.items()}
+    return safetensors.torch.save(apart, {"format": "pt"})
+
+
+def _to_bytes(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _discard(target: Path) -> None:
+    """Remove a checkpoint: first its name, in one move, so that a half-removed one has none."""
+    if target.exists():
+        gone = target.with_name(f".old-{target.name}")
+        os.replace(target, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """The checkpoint to continue from; None where there is none yet."""
+    steps = steps_in(folder)
+    return load(place(folder, steps[-1])) if steps else None
+
+
+def load(target: Path) -> Checkpoint:
+    """Read one checkpoint back, or say what is wrong with it."""
+    manifest = _manifest(target)
+    try:
+        data = {name: (target / name).read_bytes() for name in (WEIGHTS, STATE)}
+        for name, content in data.items():
+            if sha256(content).hexdigest() != manifest["sha256"][name]:
+                raise ValueError(f"{name} is not what was written")
+        return Checkpoint(
+            step=int(manifest["step"]),
+            about=dict(manifest["about"]),
+            weights=safetensors.torch.load(data[WEIGHTS]),
+            state=torch.load(io.BytesIO(data[STATE]), map_location="cpu", weights_only=True),
+        )
+    except OSError as error:
+        raise _broken(target, f"cannot read {error.filename}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _broken(target, str(error)) from error
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise _broken(target, "its tensors cannot be read") from error
+
+
+def _manifest(target: Path) -> dict[str, Any]:
+    path = target / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _broken(target, f"{MANIFEST} is missing or unreadable") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{target} is not a checkpoint of modula train: {MANIFEST} does not say {FORMAT!r}"
+        )
+    return manifest
+
+
+def _broken(target: Path, reason: str) -> UserError:
+    others = [step for step in steps_in(target.parent) if place(target.parent, step) != target]
+    cure = f"; remove that folder to continue from step {others[-1]}" if others else ""
+    return UserError(f"the checkpoint {target} is broken: {reason}{cure}")

@@ -1,0 +1,58 @@
+"""What a person watching a run sees."""
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text as Words
+
+from modula.training.files import METRICS
+from modula.training.records import Record, read_records
+from modula.training.report import final_loss, mean_speed
+from modula.training.run import Run, sample
+
+PROMPT = b"def "
+SAMPLE_BYTES = 300
+
+
+def watch(run: Run, console: Console) -> list[Record]:
+    """Train to the end behind a progress bar, with a line at every validation; all records."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[now]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(
+            run.config.optimizer, total=run.config.steps, completed=run.step, now=""
+        )
+        for record in run:
+            progress.update(task, completed=record.step, now=numbers(record))
+            if record.val_loss is not None:
+                progress.console.print(f"step {record.step:>6}  {numbers(record)}", highlight=False)
+    return read_records(run.folder / METRICS)
+
+
+def numbers(record: Record) -> str:
+    """One record in words, for a line of the screen."""
+    parts = [f"loss {record.loss:.3f}"]
+    if record.val_loss is not None:
+        parts.append(f"val {record.val_loss:.3f}")
+    return "  ".join([*parts, f"lr {record.lr:.3g}", f"{record.tokens_per_second:,.0f} tokens/s"])
+
+
+def summary(records: list[Record]) -> str:
+    """How a run ended, in one line."""
+    last = records[-1]
+    return (
+        f"validation loss {final_loss(records):.4f} nats per byte after {last.step} steps, "
+        f"{last.seconds:.1f} s of training, {mean_speed(records):,.0f} tokens/s"
+    )
+
+
+def show_sample(run: Run, console: Console) -> None:
+    """What the network writes by itself."""
+    text = sample(run.model, PROMPT, SAMPLE_BYTES, context=run.config.context)
+    shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in text.expandtabs(4))
+    console.print(Panel(Words(shown), title="the network writes", title_align="left"))

@@ -1,0 +1,270 @@
+"""The training loop: a network, an optimizer, text, and a folder that remembers."""
+
+from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from modula.duality.program.program import MICROBATCHES, SAMPLED, SAMPLED_MICROBATCHES
+from modula.errors import Diverged, UserError, refusals_in_words
+from modula.network.compounds import GPT
+from modula.network.geometry import Geometry, geometries
+from modula.optimizer.steepest_descent import SteepestDescent
+from modula.recipes import RECIPES
+from modula.statistics import sampled_labels
+from modula.training import checkpoint
+from modula.training.config import Config, find_device, read_toml, thread_count, to_toml
+from modula.training.data import Text, even_windows, random_windows
+from modula.training.files import METRICS, replace_file
+from modula.training.records import MetricsFile, Record
+
+CONFIG, CHECKPOINTS = "config.toml", "checkpoint"
+VOCABULARY = 256  # bytes
+VALIDATION_WINDOWS = 64
+COMPARED = 4  # microbatches a step, where a metric compares them
+SAMPLE_EVERY = 10  # steps between two passes at sampled labels: Sophia's, and often enough for KFAC
+
+
+class Run:
+    """One training run in one folder; iterating it trains, a record a step.
+
+        for record in Run(Config(), load_text(), Path("runs/one")):
+            print(record.loss)
+
+    The folder gets config.toml, metrics.jsonl and checkpoint/.  A folder that has them already is
+    continued from its newest checkpoint, on a CPU to the same losses bit for bit: the batch of a
+    step depends on seed and step alone, everything else is in the checkpoint.  The number of
+    threads of the whole process is set to the config's.
+    """
+
+    def __init__(self, config: Config, text: Text, folder: Path) -> None:
+        text.require(config.context)
+        if (folder / CONFIG).exists() and read_config(folder) != config:
+            raise UserError(f"{folder} holds another run: choose another folder")
+        self.config, self.text, self.folder = config, text, folder
+        self.device = find_device(config.device)
+        torch.set_num_threads(thread_count(config))  # sums of another order are other sums
+        torch.manual_seed(config.seed)
+        self.model, self.optimizer = build(config, self.device)
+        self.microbatches = microbatch_count(config, self.optimizer)
+        self.schedule = LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps))
+        self.geometry = geometries(self.model)
+        self.step, self.seconds = 0, 0.0
+        self._restore()
+        replace_file(folder / CONFIG, to_toml(config).encode())
+
+    def __iter__(self) -> Iterator[Record]:
+        with MetricsFile(self.folder / METRICS, self.step) as metrics:
+            while self.step < self.config.steps:
+                record = self._train_step()
+                metrics.append(record)
+                if self._is_due(self.config.checkpoint_every):
+                    metrics.sync()
+                    self._save()
+                yield record
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _train_step(self) -> Record:
+        windows = random_windows(
+            self.text.train, self.config.context, self.config.batch, self.config.seed, self.step
+        )
+        self.step += 1
+        before = self._weights() if self._is_due(self.config.norms_every) else {}
+        begin = perf_counter()
+        with self.optimizer.perturbed():
+            value = self._backward(windows)
+            self._sample(windows)
+        self._update()
+        lr = self.optimizer.last_lr
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        synchronize(self.device)
+        took = perf_counter() - begin
+        self.seconds += took
+        return Record(
+            step=self.step,
+            loss=value,
+            lr=lr,
+            seconds=self.seconds,
+            tokens_per_second=self.config.batch * self.config.context / took,
+            val_loss=self.validate() if self._is_due(self.config.validate_every) else None,
+            update_norms=self._update_norms(before) if before else None,
+        )
+
+    def _backward(self, windows: Tensor) -> float:
+        """The loss of a batch, whose gradient is then in place."""
+        value = 0.0
+        for part, share in self._parts(windows):
+            loss = self._loss(part)
+            value += share * self._finite(loss)
+            (share * loss).backward()
+        return value
+
+    def _parts(self, windows: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """The microbatches of a batch, and which share of it each of them is."""
+        for part in windows.tensor_split(self.microbatches):
+            yield part, len(part) / len(windows)
+
+    def _loss(self, windows: Tensor) -> Tensor:
+        windows = windows.to(self.device)
+        logits = self.model(windows[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+    def _sample(self, windows: Tensor) -> None:
+        """Other backward passes, at labels of the network's own, where a metric asks for them."""
+        if self.optimizer.asks_for(*SAMPLED) and self.step % SAMPLE_EVERY == 1:
+            with self.optimizer.sampled():
+                for part, share in self._parts(windows):
+                    logits = self.model(part[:, :-1].to(self.device)).flatten(0, 1)
+                    (share * F.cross_entropy(logits, sampled_labels(logits))).backward()
+
+    def _finite(self, loss: Tensor) -> float:
+        value = loss.item()
+        if not isfinite(value):
+            raise self._diverged(f"the loss is {value} at step {self.step}")
+        return value
+
+    def _update(self) -> None:
+        try:
+            self.optimizer.step()
+        except ArithmeticError as error:  # a gradient that is not finite; nothing was changed
+            raise self._diverged(f"at step {self.step}, {error}") from error
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(f"{what}: training stopped, {self.kept()}; a smaller --lr may help")
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Nats per byte on the fixed windows of the validation text."""
+        chosen = even_windows(self.text.validation, self.config.context, VALIDATION_WINDOWS)
+        chunks = chosen.split(self.config.batch)
+        total = sum(self._loss(chunk).item() * len(chunk) for chunk in chunks)
+        return total / VALIDATION_WINDOWS
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def _update_norms(self, before: dict[str, Tensor]) -> dict[str, float]:
+        return {
+            name: length(weight.detach() - before[name], self.geometry.get(name))
+            for name, weight in self.model.named_parameters()
+        }
+
+    def kept(self) -> str:
+        """Which checkpoint a stopped run can go back to, in words."""
+        steps = checkpoint.steps_in(self.folder / CHECKPOINTS)
+        if not steps:
+            return "no checkpoint was made yet"
+        return f"the last good checkpoint, step {steps[-1]}, is kept in {self.folder}"
+
+    def _save(self) -> None:
+        weights = self.model.state_dict()
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise self._diverged(f"{name} is not finite after step {self.step}")
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        about = {"sha256": self.text.sha256, "seconds": self.seconds}
+        made = checkpoint.Checkpoint(self.step, about, weights, state)
+        try:
+            checkpoint.save(self.folder / CHECKPOINTS, made)
+        except UserError as error:
+            raise UserError(f"{error}; {self.kept()}") from error
+
+    def _restore(self) -> None:
+        found = checkpoint.load_newest(self.folder / CHECKPOINTS)
+        if found is None:
+            return
+        if found.about.get("sha256") != self.text.sha256:
+            raise UserError(
+                f"the text is not the one that the run in {self.folder} began with "
+                f"({self.text}): a run can only continue on the same bytes"
+            )
+        with refusals_in_words(f"the checkpoint in {self.folder} does not fit: "):
+            self.model.load_state_dict(found.weights)
+            self.optimizer.load_state_dict(found.state["optimizer"])
+            self.schedule.load_state_dict(found.state["schedule"])
+            torch.set_rng_state(found.state["random"])
+        self.step, self.seconds = found.step, float(found.about["seconds"])
+
+
+def build(config: Config, device: torch.device | str) -> tuple[GPT, SteepestDescent]:
+    """The network of a config and its optimizer; UserError where one of them refuses."""
+    with refusals_in_words():
+        model = build_model(config).to(device)
+    asked = f"{config.optimizer} with {config.options}: " if config.options else ""
+    with refusals_in_words(asked):
+        return model, RECIPES[config.optimizer](model, **config.recipe_options())
+
+
+def microbatch_count(config: Config, optimizer: SteepestDescent) -> int:
+    """Into how many parts a run divides its batches.
+
+    Raises UserError for one, where a metric compares them.
+    """
+    compares = optimizer.asks_for(MICROBATCHES, SAMPLED_MICROBATCHES)
+    count = config.microbatches or (min(COMPARED, config.batch) if compares else 1)
+    if compares and count < 2:
+        raise UserError(
+            f"{config.optimizer} compares the microbatches of a step, and a batch of "
+            f"{config.batch} in {count} has none to compare: take 2 or more"
+        )
+    return count
+
+
+def build_model(config: Config) -> GPT:
+    """The byte-level GPT of a config."""
+    return GPT(
+        vocab=VOCABULARY,
+        context=config.context,
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+    )
+
+
+def length(update: Tensor, geometry: Geometry | None) -> float:
+    """How far a weight moved, in its declared norm; where none is declared, in RMS of entries."""
+    if geometry is None:
+        return update.square().mean().sqrt().item()
+    return geometry.norm(update).item()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock read now tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def read_config(folder: Path) -> Config:
+    """The config of the run in a folder."""
+    path = folder / CONFIG
+    if not path.exists():
+        raise UserError(f"{folder} holds no run to resume: it has no {CONFIG}")
+    return Config(**read_toml(path))
+
+
+@torch.no_grad()
+def sample(
+    model: GPT, prompt: bytes, count: int, *, context: int, temperature: float = 0.7, seed: int = 0
+) -> str:
+    """`count` bytes that a model writes after a prompt; bytes that are no text show as a mark."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.tensor([list(prompt)], dtype=torch.int64)
+    for _ in range(count):
+        logits = model(tokens[:, -context:].to(device))[0, -1].float().cpu()
+        chances = F.softmax(logits / temperature, dim=-1)
+        chosen = torch.multinomial(chances, 1, generator=generator)
+        tokens = torch.cat([tokens, chosen[None]], dim=1)
+    return bytes(tokens[0].tolist()).decode("utf-8", errors="replace")

@@ -1,0 +1,1 @@
+"""Linear maps of a weight: what coordinates are made of."""

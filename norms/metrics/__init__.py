@@ -1,0 +1,1 @@
+"""Metrics: coordinates in which a norm is measured, estimated while training."""

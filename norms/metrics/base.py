@@ -1,0 +1,167 @@
+"""A metric: other coordinates in which a norm is measured, estimated while training.
+
+A metric estimates a second moment S of what the gradient (or another statistic) is like, and gives
+a linear map C with C^T C = S^p.  A norm under a metric is ||x|| = norm(C x), and its steepest
+direction is the sandwich C^-1 duality_map(C^-T g).  The classes here declare; the duality layer
+turns them into lines of a program.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from modula.norms.checks import check_fields, check_kind
+
+if TYPE_CHECKING:
+    from modula.norms.base import Norm
+
+
+@dataclass(frozen=True, repr=False)
+class Memory:
+    """How past and present are averaged: S <- beta S + (1 - beta) new.
+
+    beta      1 adds up instead, S <- S + new, as AdaGrad does
+    unbiased  whether the average weighs as if it had begun with the first step:
+              S <- S + (1 - beta) / (1 - beta^k) (new - S) in step k
+    first     S before the first step, times I, if not unbiased; Kronecker fits that are coupled
+              begin with a multiple of I of the size of the first gradient where this is 0
+    """
+
+    beta: float = 0.999
+    unbiased: bool = True
+    first: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 0 <= self.beta <= 1 or self.first < 0:
+            raise ValueError(
+                f"an average needs 0 <= beta <= 1 and first >= 0; "
+                f"got beta {self.beta}, first {self.first}"
+            )
+
+    def __repr__(self) -> str:
+        return sparing_repr(self)
+
+    @property
+    def samples(self) -> float:
+        """How many independent samples are worth as much as the average: (1 + beta)/(1 - beta)."""
+        return float("inf") if self.beta == 1 else (1 + self.beta) / (1 - self.beta)
+
+
+def sparing_repr(x: Any) -> str:
+    """The call that makes a dataclass, without the arguments left at their defaults."""
+    given = ((f.name, getattr(x, f.name), f.default) for f in fields(x))
+    arguments = (f"{name}={value!r}" for name, value, default in given if value != default)
+    return f"{type(x).__name__}({', '.join(arguments)})"
+
+
+class Metric(ABC):
+    """A second moment S to estimate, and the power p of it that measures: ||w||^2 = w^T S^p w."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    @abstractmethod
+    def power(self) -> float:
+        """p: 1/2 is adaptive (Adam, Shampoo), 1 the natural gradient."""
+
+    def __repr__(self) -> str:
+        return sparing_repr(self)
+
+    def then(self, norm: Norm) -> Then:
+        """First S^-p, then the norm's duality map: the chain.  No descent is guaranteed."""
+        return Then(self, norm)
+
+
+@dataclass(frozen=True)
+class Under:
+    """norm.under(metric): ||x|| = norm(C x) for the C that the metric has come to."""
+
+    norm: Norm
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        check_kind("norm.under", "metric", self.metric, Metric)
+
+    def over(self, ndim: int) -> Under:
+        """The same for a weight of ndim dims."""
+        return replace(self, norm=self.norm.over(ndim))
+
+    def __repr__(self) -> str:
+        return f"{self.norm}.under({self.metric})"
+
+
+@dataclass(frozen=True)
+class Then:
+    """metric.then(norm): norm.duality_map(S^-p g), which is no steepest descent in any norm.
+
+    One-sided spectral chains still descend; two-sided and elementwise ones may ascend.
+    """
+
+    metric: Metric
+    norm: Norm
+
+    def over(self, ndim: int) -> Then:
+        """The same for a weight of ndim dims."""
+        return replace(self, norm=self.norm.over(ndim))
+
+    def __repr__(self) -> str:
+        return f"{self.metric}.then({self.norm})"
+
+
+@dataclass(frozen=True, repr=False)
+class First(Metric):
+    """The metric of a chain: the gradient meets S^-p before the norm sees it."""
+
+    metric: Metric
+
+    @property
+    def power(self) -> float:
+        return self.metric.power
+
+    def __repr__(self) -> str:
+        return f"first {self.metric}, no descent guarantee"
+
+
+@dataclass(frozen=True, repr=False)
+class Diagonal(Metric):
+    """S = batch diag E[g^2], an average: the Gaussian-KL projection of E[g g^T] on diagonals.
+
+        ||w||^2 = sum of (S^p + floor) w^2        w, g: all entries of one weight
+
+    floor      added to S^p (Adam's epsilon)
+    statistic  name of what is squared: "gradient", or "sampled_gradient" for a Fisher
+    batch      independent samples that g is the mean of: S = batch E[g^2], which does not depend
+               on it, as powers above 1/2 need; what is kept, and memory.first, is E[g^2]
+    Source: Kingma and Ba 2015, arXiv:1412.6980; Duchi et al. 2011 for the sum.
+    """
+
+    memory: Memory = Memory()
+    floor: float = 1e-8
+    power: float = 0.5
+    statistic: str = "gradient"
+    batch: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not (self.floor >= 0 and self.power > 0 and self.batch > 0):
+            raise ValueError(f"Diagonal needs floor >= 0, power > 0 and batch > 0; got {self}")
+
+
+@dataclass(frozen=True, repr=False)
+class Scalar(Metric):
+    """S = E ||g||^2 / entries, one number a weight: the KL projection on multiples of I.
+
+    Source: Ward, Wu, Bottou 2019 (AdaGrad-Norm), arXiv:1806.01811.
+    """
+
+    memory: Memory = Memory()
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.power > 0:
+            raise ValueError(f"Scalar needs power > 0; got {self.power}")

@@ -1,0 +1,165 @@
+"""Linear maps keep their promises, and a norm in their coordinates is a norm with its dual."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from modula.norms import (
+    L1,
+    Frobenius,
+    InCoordinates,
+    LinearChain,
+    LinearMap,
+    Max,
+    Norm,
+    Quadratic,
+    Spectral,
+)
+from modula.norms.base import Blocks
+from modula.norms.maps.linear import (
+    Along,
+    Elementwise,
+    Inverse,
+    OnBlocks,
+    Rotation,
+    Transposed,
+    along,
+)
+from modula.norms.maps.structured import AlongBlocks, LowRankScaled, Spiked
+from modula.norms.vector import L2
+from strategies import seeds
+
+SHAPE = (6, 4)
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def invertible(n: int, seed: int) -> Tensor:
+    return draw(n, n, seed=seed) / n + torch.eye(n, dtype=torch.float64)
+
+
+def basis(n: int, seed: int) -> Tensor:
+    return torch.linalg.qr(draw(n, n, seed=seed))[0]
+
+
+def every_map(seed: int) -> list[LinearMap]:
+    rows, columns = Along(invertible(6, seed), -2), Along(invertible(4, seed + 1), -1)
+    scale = Elementwise(draw(*SHAPE, seed=seed).exp())
+    rotation = Rotation(basis(4, seed), -1)
+    blocks = Blocks(L2(2), "(b m) n -> b m n", (("b", 2),))
+    inner = Along(torch.stack([invertible(3, seed), invertible(3, seed + 2)]), -2)
+    return [
+        rows,
+        columns,
+        AlongBlocks(inner.matrix, -2),
+        Spiked(draw(3, seed=seed).exp(), basis(6, seed)[:, :2], -2),
+        Spiked(draw(2, seed=seed).exp(), basis(4, seed)[:, :1], -1),
+        AlongBlocks(torch.stack([invertible(2, seed), invertible(2, seed + 3)]), -1),
+        scale,
+        rotation,
+        Inverse(rows),
+        OnBlocks(inner, blocks),
+        LinearChain((rotation, scale, Inverse(rows), columns)),
+        Transposed(rows),
+        LowRankScaled(scale.scale, draw(24, 2, seed=seed) / 24, draw(24, 2, seed=seed + 1)),
+    ]
+
+
+def test_no_map_is_left_out() -> None:
+    assert {type(each) for each in every_map(0)} == set(LinearMap.__subclasses__())
+
+
+@given(seed=seeds())
+def test_transpose_and_inverse_are_what_they_say(seed: int) -> None:
+    seed = seed % 2**30
+    x, y = draw(*SHAPE, seed=seed), draw(*SHAPE, seed=seed + 7)
+    for each in every_map(seed):
+        assert_close((each.apply(x) * y).sum(), (x * each.transpose(y)).sum())
+        assert_close(each.inverse(each.apply(x)), x, rtol=1e-6, atol=1e-8)
+        assert_close(each.transpose(each.inverse_transpose(x)), x, rtol=1e-6, atol=1e-8)
+
+
+@given(seed=seeds(), dim=st.sampled_from([-3, -2, -1]))
+def test_along_is_the_einsum_of_a_tensor_of_three_dims(seed: int, dim: int) -> None:
+    x = draw(2, 3, 4, 5, seed=seed % 2**30)  # a batch of two
+    matrix = draw(2, x.shape[dim], x.shape[dim], seed=1)
+    letters = ["i", "j", "k"]
+    letters[dim] = "z"
+    out = "".join("y" if each == "z" else each for each in letters)
+    expected = torch.einsum(f"b{''.join(letters)},byz->b{out}", x, matrix)
+    assert_close(along(x, matrix, dim, 3), expected)
+
+
+@pytest.mark.parametrize("norm", [Frobenius(), Spectral(), Max(2), L1(2)], ids=str)
+@given(seed=seeds())
+def test_a_norm_in_coordinates_has_its_dual_and_its_duality_map(norm: Norm, seed: int) -> None:
+    seed = seed % 2**30
+    g, other = draw(*SHAPE, seed=seed), draw(*SHAPE, seed=seed + 1)
+    for each in every_map(seed):
+        measured = InCoordinates(norm, each)
+        steepest = measured.duality_map(g)
+        one = torch.ones((), dtype=g.dtype)
+        assert_close(measured(steepest), one, rtol=1e-6, atol=0)
+        assert_close((g * steepest).sum(), measured.dual(g), rtol=1e-6, atol=1e-9)
+        assert (g * other).sum() <= measured.dual(g) * measured(other) * (1 + 1e-9)
+
+
+@given(seed=seeds())
+def test_a_quadratic_form_is_the_euclidean_length_in_its_roots_coordinates(seed: int) -> None:
+    seed = seed % 2**30
+    rows, columns = (x @ x.mT for x in (invertible(6, seed), invertible(4, seed + 1)))
+    form = LinearChain((Along(rows, -2), Along(columns, -1)))
+    roots = LinearChain((Along(_power(rows, 0.5), -2), Along(_power(columns, 0.5), -1)))
+    ours, expected = Quadratic(form), InCoordinates(Frobenius(), roots)
+    x = draw(2, *SHAPE, seed=seed + 2)
+    for ask in ("__call__", "dual", "duality_map"):
+        assert_close(getattr(ours, ask)(x), getattr(expected, ask)(x), rtol=1e-6, atol=1e-9)
+
+
+def test_the_natural_gradient_sees_no_coordinates() -> None:
+    """W' = P W Q: with p = 1 and S' = P^-T S P^-1 the direction moves along; not so with 1/2."""
+    p, q = invertible(6, 3), invertible(4, 4)
+    rows, columns = (x @ x.mT for x in (invertible(6, 5), invertible(4, 6)))
+    g = draw(*SHAPE, seed=7)
+    moved = torch.linalg.inv(p).mT @ g @ torch.linalg.inv(q).mT
+    rows_moved = torch.linalg.inv(p).mT @ rows @ torch.linalg.inv(p)
+    columns_moved = torch.linalg.inv(q) @ columns @ torch.linalg.inv(q).mT
+
+    def step(a: Tensor, b: Tensor, gradient: Tensor, power: float) -> Tensor:
+        roots = [_power(a, power / 2), _power(b, power / 2)]
+        chain = LinearChain((Along(roots[0], -2), Along(roots[1], -1)))
+        return InCoordinates(Spectral(), chain).duality_map(gradient)
+
+    for power, same in ((1.0, True), (0.5, False)):
+        ours = step(rows_moved, columns_moved, moved, power)
+        expected = p @ step(rows, columns, g, power) @ q
+        assert torch.allclose(ours, expected, rtol=1e-6, atol=1e-9) is same
+
+
+def _power(x: Tensor, power: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(x)
+    return (vectors * values**power) @ vectors.mT
+
+
+@pytest.mark.parametrize("kind", [Along, Rotation])
+@pytest.mark.parametrize("dim", [0, 1, -3])
+def test_a_dim_is_counted_from_the_last(kind: type[Along | Rotation], dim: int) -> None:
+    with pytest.raises(ValueError, match=f"counted from the last, -2 to -1; got {dim}"):
+        kind(torch.eye(4), dim)
+
+
+@pytest.mark.parametrize("known", [torch.float32, torch.float64])
+def test_a_map_in_one_precision_serves_weights_in_another(known: torch.dtype) -> None:
+    norm = InCoordinates(Spectral(), Along(invertible(4, 0).to(known), -1))
+    exact = InCoordinates(Spectral(), Along(invertible(4, 0), -1))
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = draw(*SHAPE, seed=1).to(dtype)
+        rounding = max(1e-6, torch.finfo(dtype).eps)
+        assert norm.duality_map(x).dtype == norm.dual(x).dtype == dtype
+        assert_close(norm.dual(x).double(), exact.dual(x.double()), rtol=2 * rounding, atol=0)
