@@ -1,21 +1,14 @@
 """Certificates: every derived direction on random weights and gradients, proved or not."""
 
-import ast
-import runpy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
-import modula.manifolds
-import modula.norms
 from modula.duality import Certificate, NoRule, Program, Setting, certify, derive
-from modula.errors import UserError
 from modula.kernels.op import Cost
 from modula.manifolds import (
     SPD,
@@ -183,34 +176,6 @@ def verify_pair(
         yield Verified(
             norm, manifold, shape, dtype, kind, found, program.cost(shape, dtype.itemsize)
         )
-
-
-def parse(kind: type[Any], text: str) -> Any:
-    """The norm or manifold that an expression makes: "2 * RMSToRMS()", or "FILE.py:EXPRESSION".
-
-    The names of modula.norms, modula.manifolds and torch are known, after ":" those of the file.
-    Raises UserError if it makes anything else.
-    """
-    names: dict[str, Any] = {**vars(modula.norms), **vars(modula.manifolds), "torch": torch}
-    file, colon, expression = text.rpartition(".py:")
-    try:
-        if colon:
-            names |= runpy.run_path(str(Path(f"{file}.py")))
-        made = eval(compile(ast.parse(expression, mode="eval"), "<command line>", "eval"), names)
-    except Exception as error:
-        raise UserError(f"cannot make a {kind.__name__.lower()} of {text!r}: {error}") from error
-    if not isinstance(made, kind):
-        example = "RMSToRMS()" if kind is Norm else "Stiefel()"
-        raise UserError(f"{text!r} is no {kind.__name__.lower()}; write for example {example!r}")
-    return made
-
-
-def parse_shape(text: str) -> tuple[int, int]:
-    """(64, 32) of "64x32"."""
-    extents = text.lower().split("x")
-    if len(extents) != 2 or not all(extent.isdigit() and int(extent) for extent in extents):
-        raise UserError(f"a shape is written like 64x32, not {text!r}")
-    return int(extents[0]), int(extents[1])
 
 
 def grade(row: Verified, tolerance: float) -> str:

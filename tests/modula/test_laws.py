@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from modula.laws import BY_ITSELF, UNCHANGED, broken_laws, manifold_laws, norm_laws
-from modula.manifolds import Manifold, Sphere, TangentConstraint
+from modula.laws import BY_ITSELF, UNCHANGED, Broken, broken_laws, manifold_laws, norm_laws
+from modula.manifolds import SPD, Implicit, Manifold, Sphere, TangentConstraint
 from modula.norms import Frobenius, FromDual, Norm
+from modula.verify import MANIFOLDS, NORMS
 
 
 def said(norm: Norm) -> list[str]:
@@ -112,3 +113,34 @@ def test_a_manifold_that_takes_a_batch_for_one_point_is_told(batch: bool) -> Non
 
 def test_what_is_no_number_is_refused_where_it_is_derived() -> None:
     assert said(FromDual(lambda g: g.norm(dim=-1))) == []
+
+
+def test_a_law_is_tried_on_the_shape_itself_where_no_small_one_will_do() -> None:
+    ones = torch.ones(9, dtype=torch.float64)
+
+    def own(g: torch.Tensor) -> torch.Tensor:
+        return (g @ ones).abs().sum() + g.norm()
+
+    def squared(g: torch.Tensor) -> torch.Tensor:
+        return own(g).square()
+
+    (broken,) = broken_laws({"f": lambda x, _: 0 * squared(x) + 1}, (10, 9))
+    assert broken.example["x"].shape == (10, 9)
+    assert "f(-2 g) == 2 f(g)" in map(law_of, broken_laws(norm_laws(FromDual(squared)), (10, 9)))
+    assert not list(broken_laws(norm_laws(FromDual(own)), (10, 9)))
+
+
+def law_of(broken: Broken) -> str:
+    return broken.law
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_no_norm_of_ours_breaks_a_law(norm: Norm) -> None:
+    assert list(broken_laws(norm_laws(norm), (3, 2), corners=True)) == []
+
+
+@pytest.mark.parametrize("manifold", [*MANIFOLDS, SPD()], ids=str)
+def test_no_manifold_of_ours_breaks_a_law(manifold: Manifold) -> None:
+    assert list(broken_laws(manifold_laws(manifold), (3, 2))) == []
+    if not isinstance(manifold, Implicit):  # it takes its time
+        assert list(broken_laws(manifold_laws(manifold), (3, 3))) == []

@@ -1,4 +1,4 @@
-"""The commands, as a person uses them: what they print, what they leave, how they refuse."""
+"""modula train, as a person uses it: what it prints, what it leaves, how it refuses."""
 
 import os
 import re
@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from commands import modula, refused
+from typer.testing import Result
 
-from modula.cli import bench
-from modula.cli.main import app
-from modula.recipes import RECIPES
 from modula.training import progress, report
 from modula.training.records import Record, read_records
 from modula.training.run import read_config
+from sources import ROOT
 
 SIZES = "--width 16 --depth 1 --heads 2 --context 16 --batch 4 --device cpu".split()
 DRAW_CURVES = report.draw_curves
@@ -34,21 +33,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SAMPLE_BYTES", 5)
 
 
-def modula(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
-
-
 def train(*words: str) -> Result:
     return modula("train", "--data", "text.py", *SIZES, *words)
-
-
-def refused(result: Result) -> str:
-    """The sentence of a refusal: exit code 2, one line on stderr, no traceback."""
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("modula: ")
-    assert result.stderr.count("\n") == 1
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 def test_training_shows_the_plan_the_numbers_and_a_sample_and_leaves_its_results(
@@ -195,8 +181,7 @@ def test_a_used_folder_and_a_broken_checkpoint_are_refused() -> None:
 
 def start(*words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "modula", "train", *words]
-    root = str(Path(app.__file__).resolve().parents[1])
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env={**os.environ, **threads}, stdout=subprocess.DEVNULL)
 
 
@@ -223,37 +208,6 @@ def test_help_has_examples() -> None:
     result = modula("train", "--help")
     assert result.exit_code == 0
     assert "modula train --compare adamw muon automatic" in result.stdout
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_explain_shows_the_plan_of_every_recipe(name: str) -> None:
-    result = modula("explain", name, "--width", "16", "--heads", "2", "--save", "plan.html")
-    assert result.exit_code == 0, result.output
-    assert "head.weight" in result.stdout
-    assert "head.weight" in Path("plan.html").read_text(encoding="utf-8")
-
-
-def test_explain_refuses_what_it_cannot_do() -> None:
-    assert "did you mean scion" in refused(modula("explain", "sion"))
-    assert "--save writes .html or .json" in refused(
-        modula("explain", "muon", "--save", "plan.doc")
-    )
-
-
-def test_bench_lists_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "speed.py").write_text('"""How fast.\n\nMore."""\nraise SystemExit(7)\n')
-    (tmp_path / "_shared.py").touch()
-    monkeypatch.setattr(bench, "FOLDER", tmp_path)
-    Path("text.py").unlink()
-    listed = modula("bench")
-    assert listed.stdout.split() == ["speed", "How", "fast."]
-    assert modula("bench", "speed").exit_code == 7
-    assert "did you mean speed" in refused(modula("bench", "sped"))
-
-
-def test_bench_outside_a_clone_says_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "FOLDER", Path("nowhere"))
-    assert "from a clone of the repository" in refused(modula("bench"))
 
 
 def test_a_disk_that_fills_up_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
