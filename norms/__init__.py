@@ -48,8 +48,8 @@ from modula.norms.metrics.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
 from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
-from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import KyFan, KyFanDual, Schatten, SingularValueNorm
+from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import (
     L1,
     L2,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modula.norms.base import Norm
 from modula.norms.checks import check_fields
-from modula.norms.minimise import minimise
+from modula.norms.lbfgs import minimise
 from modula.norms.numerics import ratio, split_scale
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modula.norms.base import MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.numerics import largest
-from modula.norms.schatten import Spectral
+from modula.norms.spectral import Spectral
 from modula.norms.vector import (
     L1,
     RMS,

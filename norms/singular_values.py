@@ -12,7 +12,7 @@ from torch import Tensor
 from modula.norms.base import MatrixNorm, Norm
 from modula.norms.checks import check_kind, is_kind
 from modula.norms.numerics import decreasing_root, l1_threshold, largest, ratio, split_scale
-from modula.norms.schatten import on_singular_values
+from modula.norms.spectral import on_singular_values
 from modula.norms.vector import L2
 
 NEWTON_STEPS = 40  # enough where the convergence is linear, at p near 1; quadratic elsewhere

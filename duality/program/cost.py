@@ -25,8 +25,8 @@ from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.over_blocks import OverBlocks
-from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import SingularValueNorm
+from modula.norms.spectral import Nuclear, Spectral
 
 OPERATIONS, PASSES = 16.0, 8  # an entry
 

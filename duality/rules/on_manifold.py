@@ -22,8 +22,8 @@ from modula.manifolds.spd import SPD
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Norm
-from modula.norms.schatten import Nuclear, Spectral
 from modula.norms.singular_values import SingularValueNorm
+from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import L1, EuclideanLength, Max
 
 # A tangent part this many roundings long is the rest of a gradient normal to the manifold: no

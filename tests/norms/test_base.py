@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from modula.norms.base import MatrixNorm, Norm, Scaled
 from modula.norms.operator import Columns, RMSToRMS, Rows, Spectral
-from modula.norms.schatten import Nuclear
+from modula.norms.spectral import Nuclear
 from modula.norms.vector import L1, L2, RMS, Max, RMSDual
 from strategies import seeds
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from modula import SteepestDescent
-from modula.network import declare
+from modula import SteepestDescent, declare
 from modula.norms import L1, L2, FromDual, KyFan, Max, Norm, Nuclear, Rows, Schatten, Spectral
 from strategies import seeds
 

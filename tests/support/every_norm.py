@@ -12,8 +12,8 @@ from modula.norms.from_dual import FromDual
 from modula.norms.maps.linear import Elementwise, InCoordinates, Quadratic
 from modula.norms.operator import Columns, RMSToRMS, Rows, Spectral
 from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
-from modula.norms.schatten import Nuclear
 from modula.norms.singular_values import KyFan, KyFanDual, Schatten
+from modula.norms.spectral import Nuclear
 from modula.norms.vector import L1, L2, RMS, Frobenius, Max, RMSDual
 from strategies import matrices, vectors
 

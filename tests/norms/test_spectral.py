@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from modula.norms.base import Norm
 from modula.norms.operator import RMSToRMS, Spectral
-from modula.norms.schatten import Nuclear
+from modula.norms.spectral import Nuclear
 from modula.norms.vector import L2, RMS, Frobenius
 from strategies import matrices, seeds
 
