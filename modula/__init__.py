@@ -30,7 +30,7 @@ from modula.network.bonds import (
 from modula.network.compounds import GPT, MLP, Compound, ResNet
 from modula.network.declare import declare
 from modula.network.geometry import Geometry, geometries
-from modula.network.modular import modular_norm, product_manifold
+from modula.network.modular_norm import modular_norm, product_manifold
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.gradients import NonFiniteGradient
 from modula.optimizer.param_groups import Group

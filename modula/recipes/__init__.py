@@ -6,24 +6,7 @@ SteepestDescent.  RECIPES lists them by name.  `bias_corrected` makes a recipe o
 
 from collections.abc import Mapping
 
-from modula.recipes.bayesian import ivon
-from modula.recipes.bias_corrected import (
-    Recipe,
-    bias_corrected,
-    bias_corrected_adamw,
-    bias_corrected_shampoo,
-    bias_corrected_sophia,
-)
-from modula.recipes.constrained import (
-    hypersphere,
-    manifold_muon,
-    oblique,
-    poet,
-    spectral_sphere,
-    unit_condition,
-)
-from modula.recipes.eigenbasis import eshampoo, kl_soap, soap, soap_muon
-from modula.recipes.entrywise import (
+from modula.recipes.adam import (
     adagrad,
     adam,
     adamw,
@@ -34,11 +17,28 @@ from modula.recipes.entrywise import (
     sign,
     sophia,
 )
+from modula.recipes.bias_corrected import (
+    Recipe,
+    bias_corrected,
+    bias_corrected_adamw,
+    bias_corrected_shampoo,
+    bias_corrected_sophia,
+)
 from modula.recipes.inverse_free import if_shampoo, psgd, psgd_lra, psgd_pro, singd
-from modula.recipes.kronecker import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
-from modula.recipes.layers import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
-from modula.recipes.matrices import SCALES, adamuon, muon, normuon, scion
+from modula.recipes.ivon import ivon
+from modula.recipes.kfac import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
+from modula.recipes.manifolds import (
+    hypersphere,
+    manifold_muon,
+    oblique,
+    poet,
+    spectral_sphere,
+    unit_condition,
+)
 from modula.recipes.modular import agd, automatic, clipped, modular
+from modula.recipes.muon import SCALES, adamuon, muon, normuon, scion
+from modula.recipes.shampoo import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
+from modula.recipes.soap import eshampoo, kl_soap, soap, soap_muon
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.__name__: recipe

@@ -10,10 +10,10 @@ from torch import nn
 
 from modula.norms.metrics.bias_corrected import CrossFitted, VarianceCorrected
 from modula.optimizer.steepest_descent import SteepestDescent
+from modula.recipes.adam import adamw, sophia
 from modula.recipes.common import Correction
-from modula.recipes.entrywise import adamw, sophia
-from modula.recipes.kronecker import shampoo
 from modula.recipes.options import checked
+from modula.recipes.shampoo import shampoo
 
 Recipe = Callable[..., SteepestDescent]
 

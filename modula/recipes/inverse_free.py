@@ -13,9 +13,9 @@ from modula.norms.metrics.low_rank import LowRank
 from modula.norms.metrics.psgd import EQ, PSGD
 from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import matrices_and_others
-from modula.recipes.kronecker import preconditioned
-from modula.recipes.layers import along_gradient, in_layers
+from modula.recipes.kfac import along_gradient, in_layers
 from modula.recipes.options import checked
+from modula.recipes.shampoo import preconditioned
 
 
 @checked(matrices_and_others)

@@ -3,8 +3,14 @@
 A metric names the statistics that it reads; a `Collector` measures them while the network trains.
 """
 
+from modula.statistics.accumulators import (
+    GRADIENT_TIMES_NOISE,
+    INPUTS,
+    MICROBATCH_GRADIENTS,
+    OUTPUTS,
+)
+from modula.statistics.across_processes import share_
 from modula.statistics.collector import Collector, Statistics
-from modula.statistics.exchange import share_
 from modula.statistics.fisher import (
     cross_entropy_gauss_newton_backward,
     gradients_kept,
@@ -12,12 +18,6 @@ from modula.statistics.fisher import (
     sampled_labels,
 )
 from modula.statistics.perturbed import perturbed
-from modula.statistics.running import (
-    GRADIENT_TIMES_NOISE,
-    INPUTS,
-    MICROBATCH_GRADIENTS,
-    OUTPUTS,
-)
 
 __all__ = [
     "GRADIENT_TIMES_NOISE",

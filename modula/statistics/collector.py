@@ -8,10 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from modula.errors import suggest
-from modula.statistics.layers import Owner, owners
-from modula.statistics.microbatches import Microbatches
-from modula.statistics.observe import observe
-from modula.statistics.running import (
+from modula.statistics.accumulators import (
     FROM_LAYERS,
     GRADIENT_TIMES_NOISE,
     INPUTS,
@@ -24,6 +21,9 @@ from modula.statistics.running import (
     Running,
     Statistic,
 )
+from modula.statistics.hooks import observe
+from modula.statistics.layer_readers import Owner, owners
+from modula.statistics.microbatches import Microbatches
 
 Statistics = dict[str, dict[str, Tensor]]  # by weight, then by name of the statistic
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import modula
 from modula.duality.program.program import STATISTICS
 from modula.statistics import Collector
-from modula.statistics.running import KNOWN
+from modula.statistics.accumulators import KNOWN
 
 FIRST, LAST = "0.weight", "2.weight"
 MOMENTS = {"input_moment", "output_moment"}

@@ -13,8 +13,8 @@ from modula.norms.metrics.eigenbasis import Eigenbasis
 from modula.norms.metrics.kronecker import KL, Fit, Kronecker, Sum
 from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import matrices_and_others, taken_for_groups
-from modula.recipes.kronecker import preconditioned
 from modula.recipes.options import checked
+from modula.recipes.shampoo import preconditioned
 
 
 def _metric(

@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from modula.statistics.accumulators import ROWS
 from modula.statistics.collector import Statistics
-from modula.statistics.running import ROWS
 
 Key = tuple[str, str]  # a weight, and the name of a statistic of it
 
