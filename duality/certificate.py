@@ -23,7 +23,7 @@ from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber
 from modula.norms.base import Norm
 from modula.norms.checks import check_kind
-from modula.norms.operator import Spectral
+from modula.norms.spectral import Spectral
 
 ROUNDING = 1e-12  # of float64 sums; a gap below it, of either sign, is none
 CLOSE = 1e-7  # a gap this small need not be proved to be smaller

@@ -21,8 +21,9 @@ from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Blocks, Norm, Scaled
-from modula.norms.metrics.base import Diagonal, First, Metric
+from modula.norms.metrics.base import First, Metric
 from modula.norms.metrics.bias_corrected import CrossFitted, VarianceCorrected
+from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.metrics.eigenbasis import Eigenbasis
 from modula.norms.metrics.inverse_free import SINGD, InverseFree
 from modula.norms.metrics.kronecker import (
@@ -38,7 +39,8 @@ from modula.norms.metrics.layer import LayerEigenvalues, LayerMoments
 from modula.norms.metrics.low_rank import LowRank
 from modula.norms.metrics.posterior import Posterior
 from modula.norms.metrics.psgd import EQ, PSGD
-from modula.norms.operator import Columns, Rows, Spectral
+from modula.norms.operator import Columns, Rows
+from modula.norms.spectral import Spectral
 from modula.norms.vector import L2, EuclideanLength, Max
 
 

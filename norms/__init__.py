@@ -5,17 +5,12 @@ if __name__ != "modula.norms":
 
 from modula.norms.base import Blocks, MatrixNorm, NoClosedForm, Norm, Scaled
 from modula.norms.from_dual import FromDual
-from modula.norms.maps.linear import (
-    Along,
-    Elementwise,
-    InCoordinates,
-    LinearChain,
-    LinearMap,
-    Quadratic,
-    Rotation,
-)
-from modula.norms.metrics.base import Diagonal, First, Memory, Metric, Scalar, Then, Under
+from modula.norms.in_coordinates import InCoordinates, Quadratic
+from modula.norms.ky_fan import KyFan, KyFanDual
+from modula.norms.maps.linear import Along, Elementwise, LinearChain, LinearMap, Rotation
+from modula.norms.metrics.base import First, Memory, Metric, Then, Under
 from modula.norms.metrics.bias_corrected import CrossFitted, VarianceCorrected
+from modula.norms.metrics.diagonal import Diagonal, Scalar
 from modula.norms.metrics.eigenbasis import Eigenbasis
 from modula.norms.metrics.inverse_free import SINGD, InverseFree
 from modula.norms.metrics.kronecker import (
@@ -48,7 +43,8 @@ from modula.norms.metrics.psgd import EQ, PRO, PSGD, Solver
 from modula.norms.modular import Composition, MaxOf, RootOf, SumOf
 from modula.norms.operator import Columns, RMSToRMS, Rows, operator
 from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
-from modula.norms.singular_values import KyFan, KyFanDual, Schatten, SingularValueNorm
+from modula.norms.schatten import Schatten
+from modula.norms.singular_values import SingularValueNorm
 from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import (
     L1,

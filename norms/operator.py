@@ -21,8 +21,6 @@ from modula.norms.vector import (
     check_vector_norm,
 )
 
-__all__ = ["Columns", "NoClosedForm", "RMSToRMS", "Rows", "Spectral", "operator"]
-
 
 def RMSToRMS() -> Spectral:
     """How much W can stretch a vector, both sides measured in RMS: sqrt(in / out) sigma_max(W).

@@ -1,46 +1,20 @@
-"""Norms of a matrix that see only its singular values."""
+"""The spectral norm and its dual, the nuclear norm, between two Euclidean lengths."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from modula.norms.base import MatrixNorm, Norm
-from modula.norms.numerics import largest, split_scale
+from modula.norms.numerics import split_scale
+from modula.norms.singular_values import (
+    nuclear_norm,
+    on_singular_values,
+    polar_factor,
+    spectral_norm,
+)
 from modula.norms.vector import L1, L2, RMS, EuclideanLength, Max, check_vector_norm
-
-
-def polar_factor(x: Tensor) -> Tensor:
-    """U V^T of x = U S V^T, over the singular values that are not rounding errors.
-
-    A matrix of rank r gives a partial isometry of rank r; zero gives zero.
-    """
-    u, s, vh = torch.linalg.svd(x, full_matrices=False)
-    noise = max(x.shape[-2:]) * torch.finfo(x.dtype).eps * s[..., :1]
-    isometry: Tensor = (u * (s > noise).unsqueeze(-2)) @ vh
-    return isometry
-
-
-def spectral_norm(x: Tensor) -> Tensor:
-    """The largest singular value."""
-    unit, top = split_scale(x, 2)
-    return top * largest(torch.linalg.svdvals(unit))
-
-
-def nuclear_norm(x: Tensor) -> Tensor:
-    """The sum of the singular values."""
-    unit, top = split_scale(x, 2)
-    total: Tensor = torch.linalg.svdvals(unit).sum(-1)
-    return top * total
-
-
-def on_singular_values(x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-    """U diag(f(s)) V^T of x = U diag(s) V^T, and x to the bit where f changes nothing."""
-    u, s, vh = torch.linalg.svd(x, full_matrices=False)
-    new = f(s)
-    same = (new == s).all(-1)[..., None, None]
-    return torch.where(same, x, (u * new.unsqueeze(-2)) @ vh)
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ from modula.duality.setting.derive import Derived, Setting
 from modula.kernels.elementwise import averages, decay
 from modula.kernels.op import Shape
 from modula.norms.checks import check_fields
-from modula.norms.metrics.base import Diagonal
+from modula.norms.metrics.diagonal import Diagonal
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from modula.kernels.moments import bias_corrected
 from modula.kernels.op import Cost, Shape, elementwise_cost
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.maps.linear import Elementwise, Inverse, LinearMap
-from modula.norms.metrics.base import Diagonal, Metric
+from modula.norms.metrics.base import Metric
 from modula.norms.metrics.bias_corrected import CrossFitted, VarianceCorrected
+from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.metrics.kronecker import Dense, DiagonalMode, Flat, Kronecker
 from modula.norms.vector import L2
 

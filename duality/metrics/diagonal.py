@@ -10,7 +10,8 @@ from modula.kernels.elementwise import averages
 from modula.kernels.moments import second_moment
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.norms.maps.linear import Elementwise, LinearMap
-from modula.norms.metrics.base import Diagonal, Memory, Scalar
+from modula.norms.metrics.base import Memory
+from modula.norms.metrics.diagonal import Diagonal, Scalar
 
 
 @dataclass(frozen=True)

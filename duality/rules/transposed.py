@@ -10,7 +10,7 @@ from modula.duality.setting.derive import Derived, Setting, derive, derives
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.transposed import Transposed
 from modula.norms.base import Norm
-from modula.norms.operator import Spectral
+from modula.norms.spectral import Spectral
 from modula.norms.vector import EuclideanLength, VectorNorm
 
 

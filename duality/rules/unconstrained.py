@@ -18,7 +18,8 @@ from modula.kernels.spectral.polar import polar
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.norms.base import Blocks, Norm, Scaled
-from modula.norms.operator import Columns, Rows, Spectral
+from modula.norms.operator import Columns, Rows
+from modula.norms.spectral import Spectral
 from modula.norms.vector import L2, EuclideanLength, Max
 
 

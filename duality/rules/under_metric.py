@@ -24,8 +24,9 @@ from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.region import Region
 from modula.norms.base import Norm
-from modula.norms.maps.linear import InCoordinates, Quadratic
-from modula.norms.metrics.base import Diagonal, First, Metric
+from modula.norms.in_coordinates import InCoordinates, Quadratic
+from modula.norms.metrics.base import First, Metric
+from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2
 
 

@@ -13,7 +13,7 @@ from modula.manifolds.euclidean import Euclidean
 from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.checks import check_fields
 from modula.norms.metrics.base import First, Metric, Then, Under
-from modula.norms.operator import Spectral
+from modula.norms.spectral import Spectral
 
 
 @dataclass(frozen=True)

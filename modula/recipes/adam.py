@@ -19,7 +19,8 @@ from modula.duality import (
     Within,
 )
 from modula.duality.program.program import SAMPLED_GRADIENT
-from modula.norms.metrics.base import Diagonal, Memory
+from modula.norms.metrics.base import Memory
+from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2, Max
 from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import Correction, adam_options, entrywise

@@ -21,7 +21,8 @@ from modula.duality import (
 from modula.network.declare import geometries_of
 from modula.network.geometry import Geometry
 from modula.norms.base import Norm
-from modula.norms.metrics.base import Diagonal, Memory, Metric
+from modula.norms.metrics.base import Memory, Metric
+from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2
 from modula.optimizer.param_groups import Group
 

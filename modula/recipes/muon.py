@@ -20,7 +20,7 @@ from modula.duality import (
 )
 from modula.network.geometry import Geometry
 from modula.norms.base import Norm
-from modula.norms.operator import Spectral
+from modula.norms.spectral import Spectral
 from modula.norms.vector import Max
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.param_groups import Group

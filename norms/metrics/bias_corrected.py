@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modula.norms.checks import check_fields
-from modula.norms.metrics.base import Diagonal, Metric
+from modula.norms.metrics.base import Metric
+from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.metrics.kronecker import Kronecker
 
 

@@ -13,8 +13,10 @@ from modula.duality.rules.general import steepest_in_region
 from modula.duality.setting.derive import rule_name
 from modula.manifolds import Manifold, NormBall, Region, SpectralBall, SpectralBand, Stiefel
 from modula.norms import L1, L2, RMS, Frobenius, FromDual, Max, Norm, Nuclear, RMSToRMS, Rows
-from modula.norms.maps.linear import Along, InCoordinates
-from modula.norms.metrics.base import Diagonal, Memory
+from modula.norms.in_coordinates import InCoordinates
+from modula.norms.maps.linear import Along
+from modula.norms.metrics.base import Memory
+from modula.norms.metrics.diagonal import Diagonal
 from strategies import seeds
 
 REGIONS: list[Manifold] = [

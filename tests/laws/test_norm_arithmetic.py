@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 import modula.norms
 from modula.norms.base import Norm
-from modula.norms.maps.linear import InCoordinates, Quadratic
+from modula.norms.in_coordinates import InCoordinates, Quadratic
 
 
 @each_norm

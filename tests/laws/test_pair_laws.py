@@ -52,7 +52,8 @@ from modula.norms import (
     Spectral,
     SumOverBlocks,
 )
-from modula.norms.maps.linear import Elementwise, InCoordinates, Quadratic
+from modula.norms.in_coordinates import InCoordinates, Quadratic
+from modula.norms.maps.linear import Elementwise
 from strategies import seeds
 
 

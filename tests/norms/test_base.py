@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.norms.base import MatrixNorm, Norm, Scaled
-from modula.norms.operator import Columns, RMSToRMS, Rows, Spectral
-from modula.norms.spectral import Nuclear
+from modula.norms.operator import Columns, RMSToRMS, Rows
+from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import L1, L2, RMS, Max, RMSDual
 from strategies import seeds
 

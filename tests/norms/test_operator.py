@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.norms import operator as operator_by_its_public_name
-from modula.norms.base import Norm
+from modula.norms.base import NoClosedForm, Norm
 from modula.norms.from_dual import FromDual
-from modula.norms.operator import Columns, NoClosedForm, RMSToRMS, Rows, Spectral, operator
+from modula.norms.operator import Columns, RMSToRMS, Rows, operator
+from modula.norms.spectral import Spectral
 from modula.norms.vector import L1, L2, RMS, Max, RMSDual, VectorNorm
 from strategies import matrices, seeds
 

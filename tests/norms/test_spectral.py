@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.norms.base import Norm
-from modula.norms.operator import RMSToRMS, Spectral
-from modula.norms.spectral import Nuclear
+from modula.norms.operator import RMSToRMS
+from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import L2, RMS, Frobenius
 from strategies import matrices, seeds
 

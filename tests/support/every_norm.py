@@ -9,11 +9,13 @@ from torch.testing import assert_close
 
 from modula.norms.base import Norm
 from modula.norms.from_dual import FromDual
-from modula.norms.maps.linear import Elementwise, InCoordinates, Quadratic
-from modula.norms.operator import Columns, RMSToRMS, Rows, Spectral
+from modula.norms.in_coordinates import InCoordinates, Quadratic
+from modula.norms.ky_fan import KyFan, KyFanDual
+from modula.norms.maps.linear import Elementwise
+from modula.norms.operator import Columns, RMSToRMS, Rows
 from modula.norms.over_blocks import RootOverBlocks, SumOverBlocks
-from modula.norms.singular_values import KyFan, KyFanDual, Schatten
-from modula.norms.spectral import Nuclear
+from modula.norms.schatten import Schatten
+from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import L1, L2, RMS, Frobenius, Max, RMSDual
 from strategies import matrices, vectors
 

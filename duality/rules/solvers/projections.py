@@ -16,7 +16,7 @@ from modula.manifolds.base import Manifold
 from modula.manifolds.norm_ball import NormBall
 from modula.manifolds.spectral_ball import SingularValuesBetween
 from modula.norms.base import Blocks, Norm, Scaled
-from modula.norms.operator import Spectral
+from modula.norms.spectral import Spectral
 
 Project = Callable[[Tensor], Tensor]
 

@@ -19,7 +19,7 @@ from modula.duality import (
 from modula.kernels.elementwise import averages
 from modula.manifolds import Oblique, Sphere, Stiefel
 from modula.norms import L2, RMS, Frobenius, Max, Nuclear, RMSToRMS, Rows
-from modula.norms.metrics.base import Diagonal
+from modula.norms.metrics.diagonal import Diagonal
 
 SHAPE = (6, 4)
 DECLARATIONS = {

@@ -20,7 +20,8 @@ from modula.manifolds import (
     Transposed,
 )
 from modula.norms import L2, Max, RMSToRMS, Spectral
-from modula.norms.metrics.base import Diagonal, Memory
+from modula.norms.metrics.base import Memory
+from modula.norms.metrics.diagonal import Diagonal
 from modula.optimizer.param_groups import Group
 from modula.optimizer.steepest_descent import SteepestDescent
 

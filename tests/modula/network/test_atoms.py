@@ -11,8 +11,8 @@ from modula.network.algebra import Atom
 from modula.network.atoms import Bias, Conv2d, Embedding, Gain, Linear
 from modula.network.geometry import Geometry, geometries, semi_orthogonal, unit_direction
 from modula.norms.base import Norm
-from modula.norms.operator import RMSToRMS, Rows, Spectral
-from modula.norms.spectral import Nuclear
+from modula.norms.operator import RMSToRMS, Rows
+from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import L2, RMS, Max
 
 SHAPES = [(1, 1), (4, 32), (32, 4), (8, 8), (1, 5), (5, 1)]
