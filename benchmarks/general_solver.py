@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from modula.duality import certify
-from modula.duality.rules.general import solve
+from modula.duality.rules.solvers.general import solve
 from modula.manifolds import Manifold, Oblique, Stiefel, UnitConditionNumber
 from modula.norms import Max, Norm, Nuclear, RMSToRMS, Rows
 from modula.norms.vector import RMS

@@ -9,9 +9,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from modula.duality.rules.general import multiplier_bounds
-from modula.duality.rules.hyperplane import is_hyperplane, least_bound
 from modula.duality.rules.separable import separate_bound, vector_of
+from modula.duality.rules.solvers.general import multiplier_bounds
+from modula.duality.rules.solvers.hyperplane import is_hyperplane, least_bound
 from modula.duality.rules.transposed import norm_of_transposes
 from modula.kernels.tangent.stiefel_bound import stiefel_dual_bound
 from modula.manifolds.base import Manifold

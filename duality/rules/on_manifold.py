@@ -1,19 +1,23 @@
-"""Rules for weights on a manifold: tangent directions, and the way back after the step."""
+"""Rules for weights on a manifold whose steepest tangent has a closed form."""
 
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from modula.duality.program.cost import cost_of_projections, cost_of_tangents
-from modula.duality.program.program import POINT, Line, line
-from modula.duality.rules.solvers.projections import onto
+from modula.duality.program.program import Line, line
+from modula.duality.rules.retraction import (
+    polar_retraction,
+    retraction,
+    scaled_polar_retraction,
+)
+from modula.duality.rules.solvers.general import NOISE
 from modula.duality.rules.unconstrained import trailing_size
 from modula.duality.setting.derive import Derived, Setting, derives
 from modula.kernels.elementwise.normalise import normalise
-from modula.kernels.op import Cost, Op, Shape, elementwise_cost
-from modula.kernels.spectral.near_polar import near_polar
+from modula.kernels.op import Op, Shape
 from modula.kernels.tangent.stiefel import stiefel_map
 from modula.kernels.tangent.unit_condition import unit_condition_map
 from modula.manifolds.base import Manifold, symmetric
@@ -25,10 +29,6 @@ from modula.norms.base import Norm
 from modula.norms.singular_values import SingularValueNorm
 from modula.norms.spectral import Nuclear, Spectral
 from modula.norms.vector import L1, EuclideanLength, Max
-
-# A tangent part this many roundings long is the rest of a gradient normal to the manifold: no
-# direction at all.  A row with one entry, say, is a point of a sphere that has no tangents.
-NOISE = 32.0
 
 
 @cache
@@ -50,56 +50,6 @@ def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return x.abs().amax(dims, keepdim=True)
 
 
-@cache
-def retract_op(manifold: Manifold) -> Op:
-    """The manifold's own projection, as an op: after a step it is a retraction of most."""
-    return Op(f"project[{manifold}]", onto(manifold), cost_of_projections(manifold))
-
-
-@cache
-def _retract_from_op(manifold: Manifold) -> Op:
-    def retract(point: Tensor, stepped: Tensor) -> Tensor:
-        """The manifold's own retraction, from where the weight was before the step."""
-        return manifold.retract(point, stepped - point)
-
-    return Op(f"retract[{manifold}]", retract, cost_of_projections(manifold, 2))
-
-
-def way_back(manifold: Manifold) -> tuple[Line, ...]:
-    """Lines that bring a stepped weight back to the manifold, by its own retraction.
-
-    SPD's follows the affine-invariant metric: of a step as long as a norm allows, which knows no
-    W^-1, its V W^-1 V / 2 would throw a small eigenvalue far away.  There the projection is used.
-    """
-    if isinstance(manifold, SPD) or type(manifold).retract is Manifold.retract:
-        return (line("weight", retract_op(manifold), "weight"),)  # which knows no other point
-    return (line("weight", _retract_from_op(manifold), POINT, "weight"),)
-
-
-@cache
-def _scaled_polar_retraction() -> Op:
-    def retract(weight: Tensor) -> Tensor:
-        """The nearest point with equal singular values: their mean, times the polar factor."""
-        # Twice: where a step is as long as the weight, its singular values are far apart.
-        q = near_polar(near_polar(weight))
-        return (q * weight).sum((-2, -1), keepdim=True) / weight.shape[-1] * q
-
-    def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
-        one = near_polar.cost(shape, itemsize)
-        return one + one + elementwise_cost(3, 4)(shape, itemsize)
-
-    return Op(f"retract[{UnitConditionNumber()}]", retract, cost)
-
-
-@cache
-def _polar_retraction(radius: float) -> Op:
-    def retract(weight: Tensor) -> Tensor:
-        """radius * polar(weight): the nearest point of the Stiefel manifold."""
-        return near_polar(weight, scale=radius)
-
-    return Op(f"retract[{Stiefel(radius)}]", retract, near_polar.cost)
-
-
 def tangent_line(manifold: Manifold, shape: Shape) -> Line:
     """tangent = the tangent part of the query"""
     return line("tangent", to_tangent_op(manifold, len(shape)), "weight", "query")
@@ -112,7 +62,7 @@ def riemannian_gradient(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (tangent_line(manifold, shape), line("direction", normalise, "tangent", ndim=norm.ndim)),
         scale=1 / norm.factor(trailing_size(norm, shape)),
-        after=way_back(manifold),
+        after=retraction(manifold),
     )
 
 
@@ -127,7 +77,7 @@ def manifold_muon(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (line("direction", stiefel_map, "weight", "query"),),
         scale=norm.unit_radius(shape),
-        after=(line("weight", _polar_retraction(manifold.radius), "weight"),),
+        after=polar_retraction(manifold),
     )
 
 
@@ -141,7 +91,7 @@ def unit_condition_muon(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (line("direction", unit_condition_map, "weight", "query"),),
         scale=norm.unit_radius(shape),
-        after=(line("weight", _scaled_polar_retraction(), "weight"),),
+        after=scaled_polar_retraction(),
     )
 
 
@@ -173,5 +123,5 @@ def symmetric_duality_map(setting: Setting, shape: Shape) -> Derived:
             tangent_line(setting.manifold, shape),
             line("direction", _symmetric_map(setting.norm), "tangent"),
         ),
-        after=way_back(setting.manifold),
+        after=retraction(setting.manifold),
     )

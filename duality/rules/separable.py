@@ -8,8 +8,9 @@ from torch import Tensor
 
 from modula.duality.program.cost import cost_of_projections
 from modula.duality.program.program import line
-from modula.duality.rules.hyperplane import ROUNDS, least_bound, steepest
-from modula.duality.rules.on_manifold import tangent_line, way_back
+from modula.duality.rules.on_manifold import tangent_line
+from modula.duality.rules.retraction import retraction
+from modula.duality.rules.solvers.hyperplane import ROUNDS, least_bound, steepest
 from modula.duality.setting.derive import Derived, Setting, derives
 from modula.kernels.elementwise.normalise import normalise_columns, normalise_rows
 from modula.kernels.op import Op, Shape, elementwise_cost
@@ -71,7 +72,7 @@ def _separable(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (tangent_line(setting.manifold, shape), direction),
         scale=scale,
-        after=way_back(setting.manifold),
+        after=retraction(setting.manifold),
     )
 
 

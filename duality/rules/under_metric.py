@@ -11,10 +11,12 @@ from torch import Tensor
 from modula.duality.metrics.coordinates import Coordinates, coordinates
 from modula.duality.program.cost import cost_of_projections, cost_of_rounds
 from modula.duality.program.program import Line, line
-from modula.duality.rules.general import ROUNDS, steepest_in_region, steepest_tangent
-from modula.duality.rules.hyperplane import is_hyperplane, steepest
-from modula.duality.rules.on_manifold import tangent_line, way_back
+from modula.duality.rules.on_manifold import tangent_line
+from modula.duality.rules.retraction import retraction
+from modula.duality.rules.solvers.general import ROUNDS, steepest_tangent
+from modula.duality.rules.solvers.hyperplane import is_hyperplane, steepest
 from modula.duality.rules.solvers.projections import onto_ball
+from modula.duality.rules.solvers.region import steepest_in_region
 from modula.duality.rules.unconstrained import view_ops
 from modula.duality.setting.derive import Derived, Measured, Setting, derive, derives
 from modula.duality.setting.potential import Sharp, Unit, Within
@@ -212,7 +214,7 @@ def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: 
             line("direction", op, "weight", read, *measured.reads),
             *composer.observing(found.after),
         ),
-        after=way_back(setting.manifold),
+        after=retraction(setting.manifold),
         slots=found.slots,
         measured=measured,
     )

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import modula
 from modula.duality import NoMomentum, Setting, certify, derive
 from modula.duality.plan import Declaration, plan_of
-from modula.duality.rules.general import steepest_in_region
+from modula.duality.rules.solvers.region import steepest_in_region
 from modula.duality.setting.derive import rule_name
 from modula.manifolds import Manifold, NormBall, Region, SpectralBall, SpectralBand, Stiefel
 from modula.norms import L1, L2, RMS, Frobenius, FromDual, Max, Norm, Nuclear, RMSToRMS, Rows

@@ -6,7 +6,7 @@ from directions import direction, draw
 from torch.testing import assert_close
 
 from modula.duality import Setting, certify
-from modula.duality.rules.hyperplane import steepest
+from modula.duality.rules.solvers.hyperplane import steepest
 from modula.duality.setting.derive import rule_name
 from modula.manifolds import Manifold, Oblique, Sphere, Transposed
 from modula.norms import L1, Max, Norm

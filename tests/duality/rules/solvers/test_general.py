@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.duality import certify
-from modula.duality.rules.general import steepest_tangent
+from modula.duality.rules.solvers.general import steepest_tangent
 from modula.manifolds import Manifold, Oblique, Sphere, Stiefel
 from modula.manifolds.implicit import Implicit
 from modula.manifolds.spectral_sphere import SpectralSphere

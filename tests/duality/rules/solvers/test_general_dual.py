@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.duality import Program, Setting, derive
-from modula.duality.rules.general import solve, steepest_tangent
+from modula.duality.rules.solvers.general import solve, steepest_tangent
 from modula.manifolds import Manifold, Oblique, Stiefel
 from modula.manifolds.transposed import Transposed
 from modula.manifolds.unit_condition_number import UnitConditionNumber

@@ -5,7 +5,7 @@ import torch
 from directions import direction
 from torch.testing import assert_close
 
-from modula.duality.rules.hyperplane import steepest_in_hyperplane
+from modula.duality.rules.solvers.hyperplane import steepest_in_hyperplane
 from modula.manifolds import Sphere
 from modula.manifolds.spectral_sphere import SpectralSphere
 from modula.norms import Max, Spectral

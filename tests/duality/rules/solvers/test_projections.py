@@ -7,9 +7,10 @@ from torch.testing import assert_close
 
 import modula
 from modula.duality import NoMomentum, certify
-from modula.duality.rules.general import steepest_in_region, steepest_tangent
 from modula.duality.rules.solvers import projections
+from modula.duality.rules.solvers.general import steepest_tangent
 from modula.duality.rules.solvers.projections import onto, onto_ball
+from modula.duality.rules.solvers.region import steepest_in_region
 from modula.manifolds import (
     Manifold,
     NormBall,

@@ -5,7 +5,7 @@ import torch
 from directions import draw
 from torch.testing import assert_close
 
-from modula.duality.rules.general import multiplier_bounds, solve
+from modula.duality.rules.solvers.general import multiplier_bounds, solve
 from modula.duality.rules.solvers.splitting import (
     Round,
     length,
