@@ -6,17 +6,8 @@ SteepestDescent.  RECIPES lists them by name.  `bias_corrected` makes a recipe o
 
 from collections.abc import Mapping
 
-from modula.recipes.adam import (
-    adagrad,
-    adam,
-    adamw,
-    lion,
-    rmsprop,
-    root_free,
-    sgd,
-    sign,
-    sophia,
-)
+from modula.recipes.adam import adagrad, adam, adamw, rmsprop, root_free
+from modula.recipes.automatic import agd, automatic
 from modula.recipes.bias_corrected import (
     Recipe,
     bias_corrected,
@@ -24,21 +15,27 @@ from modula.recipes.bias_corrected import (
     bias_corrected_shampoo,
     bias_corrected_sophia,
 )
-from modula.recipes.inverse_free import if_shampoo, psgd, psgd_lra, psgd_pro, singd
+from modula.recipes.inverse_free import if_shampoo, singd
 from modula.recipes.ivon import ivon
-from modula.recipes.kfac import ekfac, foof, kfac, newton_muon, newton_muon_sandwich
+from modula.recipes.kfac import ekfac, foof, kfac
+from modula.recipes.lion import lion, sign
 from modula.recipes.manifolds import (
     hypersphere,
     manifold_muon,
     oblique,
-    poet,
     spectral_sphere,
     unit_condition,
 )
-from modula.recipes.modular import agd, automatic, clipped, modular
-from modula.recipes.muon import SCALES, adamuon, muon, normuon, scion
+from modula.recipes.modular import clipped, modular
+from modula.recipes.muon import SCALES, adamuon, muon, normuon
+from modula.recipes.newton_muon import newton_muon, newton_muon_sandwich
+from modula.recipes.poet import poet
+from modula.recipes.psgd import psgd, psgd_lra, psgd_pro
+from modula.recipes.scion import scion
+from modula.recipes.sgd import sgd
 from modula.recipes.shampoo import asgo, kl_shampoo, one_sided, shampoo, shampoo_squared
 from modula.recipes.soap import eshampoo, kl_soap, soap, soap_muon
+from modula.recipes.sophia import sophia
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.__name__: recipe

@@ -1,4 +1,4 @@
-"""Recipes that measure every weight entry by entry: SGD, sign descent, Lion, Adam and its kin."""
+"""Adam and its kin, entry by entry: AdamW, AdamS, Adam, RMSProp, AdaGrad, root-free RMSProp."""
 
 from __future__ import annotations
 
@@ -7,86 +7,20 @@ from typing import Any
 from torch import nn
 
 from modula.duality import (
-    Average,
     Behind,
     BehindMetric,
     Coupled,
     Decay,
     HeavyBall,
     NoMomentum,
-    QueryStore,
     Sharp,
-    Within,
 )
-from modula.duality.program.program import SAMPLED_GRADIENT
 from modula.norms.metrics.base import Memory
 from modula.norms.metrics.diagonal import Diagonal
-from modula.norms.vector import L2, Max
+from modula.norms.vector import L2
 from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import Correction, adam_options, entrywise
 from modula.recipes.options import checked
-
-
-@checked()
-def sgd(
-    model: nn.Module,
-    lr: float = 0.1,
-    *,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float | Decay = 0.0,
-    **options: Any,
-) -> SteepestDescent:
-    """Gradient descent: Frobenius, as long as the gradient.
-
-        m <- momentum m + g;   w <- (1 - lr weight_decay) w - lr m
-
-    The decay is decoupled, where torch.optim.SGD adds it to the gradient.
-    """
-    ball = HeavyBall(momentum, nesterov) if momentum else NoMomentum()
-    group = entrywise(model, L2, ball, weight_decay, potential=Sharp())
-    return SteepestDescent(model, lr, groups=[group], **options)
-
-
-@checked()
-def sign(
-    model: nn.Module,
-    lr: float = 1e-3,
-    *,
-    momentum: float = 0.9,
-    weight_decay: float | Decay = 0.0,
-    **options: Any,
-) -> SteepestDescent:
-    """Sign descent (Signum): the largest entry, at unit length.
-
-        m <- momentum m + (1 - momentum) g;   w <- (1 - lr weight_decay) w - lr sign(m)
-
-    Source: Bernstein et al. 2018, arXiv:1802.04434.
-    """
-    average = Average(momentum) if momentum else NoMomentum()
-    group = entrywise(model, Max, average, weight_decay)
-    return SteepestDescent(model, lr, groups=[group], **options)
-
-
-@checked()
-def lion(
-    model: nn.Module,
-    lr: float = 1e-4,
-    *,
-    betas: tuple[float, float] = (0.9, 0.99),
-    weight_decay: float | Decay = 0.0,
-    **options: Any,
-) -> SteepestDescent:
-    """Lion: sign descent that asks one average and stores another.
-
-        w <- (1 - lr weight_decay) w - lr sign(b1 m + (1 - b1) g);   m <- b2 m + (1 - b2) g
-
-    Betas are the reference's, which advises a third to a tenth of AdamW's lr, and as many times
-    its decay.
-    Source: Chen et al. 2023, arXiv:2302.06675.
-    """
-    group = entrywise(model, Max, QueryStore(*betas), weight_decay)
-    return SteepestDescent(model, lr, groups=[group], **options)
 
 
 @checked()
@@ -104,7 +38,9 @@ def adamw(
 
         w <- (1 - lr weight_decay) w - lr m_hat / (sqrt(v_hat) + eps)
 
-    corrected  see `bias_corrected`
+    weight_decay  modula.duality.Scheduled(0.01) makes it AdamS, whose decay is divided by the
+                  root mean square of the whole network's gradients
+    corrected     see `bias_corrected`
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
@@ -235,46 +171,3 @@ def _at(place: type[Decay], weight_decay: float | Decay) -> float | Decay:
     if isinstance(weight_decay, Decay) or not weight_decay:
         return weight_decay
     return place(weight_decay)
-
-
-@checked()
-def sophia(
-    model: nn.Module,
-    lr: float = 1e-3,
-    *,
-    terms: int = 2048,
-    rho: float = 0.04,
-    betas: tuple[float, float] = (0.965, 0.99),
-    eps: float = 1e-15,
-    weight_decay: float = 0.1,
-    corrected: Correction | None = None,
-    **options: Any,
-) -> SteepestDescent:
-    """Sophia-G: Newton's step by a diagonal Gauss-Newton, no entry longer than lr.
-
-        m <- b1 m + (1 - b1) g;   h <- b2 h + (1 - b2) terms g_s^2
-        w <- (1 - lr weight_decay) w - lr clip(m / (rho h + eps), -1, 1)
-
-    g_s, every 10 steps or so, is the gradient of the same mean loss at labels drawn from the
-    network: take it inside `optimizer.sampled()`, as `modula train` does.  Until there is one, the
-    step is sign descent.
-
-    terms  of that mean, such as the tokens of a batch: h is then that of one term
-    rho    larger cuts off fewer entries; between a tenth and a half of them should be left whole
-
-    corrected  see `bias_corrected`
-
-    Betas and eps are the reference's, whose rho is 0.04 to 0.08, its decay 0.1 to 0.2, its lr
-    about AdamW's.
-    Source: Liu et al. 2023, arXiv:2305.14342.
-    """
-    metric = Diagonal(
-        Memory(betas[1], unbiased=False),
-        floor=eps,
-        power=1.0,
-        statistic=SAMPLED_GRADIENT,
-        batch=rho * terms,
-    )
-    inside = Within(Max(ndim=0))  # each entry by itself
-    group = entrywise(model, L2, Average(betas[0]), weight_decay, inside, metric, corrected)
-    return SteepestDescent(model, lr, groups=[group], **options)

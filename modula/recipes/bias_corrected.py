@@ -10,10 +10,11 @@ from torch import nn
 
 from modula.norms.metrics.bias_corrected import CrossFitted, VarianceCorrected
 from modula.optimizer.steepest_descent import SteepestDescent
-from modula.recipes.adam import adamw, sophia
+from modula.recipes.adam import adamw
 from modula.recipes.common import Correction
 from modula.recipes.options import checked
 from modula.recipes.shampoo import shampoo
+from modula.recipes.sophia import sophia
 
 Recipe = Callable[..., SteepestDescent]
 

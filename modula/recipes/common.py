@@ -1,4 +1,4 @@
-"""What the recipes share: the weights of a model, and one declaration for all of them."""
+"""What the recipes share: the weights of a model by role, and groups of their declarations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from modula.duality import (
+    Average,
     Decay,
     Declaration,
     Momentum,
+    NoMomentum,
     Potential,
     Scaler,
     Setting,
@@ -68,6 +70,20 @@ def entrywise(
             for name, (geometry, weight) in weights_of(model).items()
         }
     )
+
+
+def average_of(momentum: float | Momentum, nesterov: bool = False) -> Momentum:
+    """The average of gradients that decays by this number, none for 0; a Momentum as it is."""
+    if isinstance(momentum, Momentum):
+        return momentum
+    return Average(momentum, nesterov) if momentum else NoMomentum()
+
+
+def preconditioned_setting(
+    geometry: Geometry, weight: Tensor, metric: Metric, momentum: Momentum
+) -> Setting:
+    """Along S^-p m, for a metric of moment S: steepest descent in L2 under the metric."""
+    return Setting(L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=momentum)
 
 
 def adam_options(betas: tuple[float, float], eps: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Recipes under metrics of what goes into a layer and what comes back: KFAC, FOOF, Newton-Muon.
+"""KFAC and its kin: metrics of a layer's inputs and output gradients (KFAC, EKFAC, FOOF).
 
 Each holds for hidden matrices and convolutions that are layers of their own, see
 `modula.statistics`; AdamW takes all other weights.
@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modula.duality import Average, Between, Momentum, NoMomentum, Setting, Sharp, Unit
+from modula.duality import Momentum, Setting
 from modula.network.geometry import Geometry
 from modula.norms.base import Blocks
-from modula.norms.metrics.base import First, Memory
+from modula.norms.metrics.base import Memory
 from modula.norms.metrics.inverse_free import SINGD
 from modula.norms.metrics.layer import (
     Absolute,
@@ -25,9 +25,13 @@ from modula.norms.metrics.layer import (
     LayerMoments,
     Relative,
 )
-from modula.norms.vector import L2
 from modula.optimizer.steepest_descent import SteepestDescent
-from modula.recipes.common import matrices_and_others, taken_for_groups
+from modula.recipes.common import (
+    average_of,
+    matrices_and_others,
+    preconditioned_setting,
+    taken_for_groups,
+)
 from modula.recipes.options import checked
 
 LayerMetric = LayerMoments | LayerEigenvalues | SINGD
@@ -61,16 +65,10 @@ def along_gradient(
     momentum: float | Momentum,
 ) -> Callable[[Geometry, Tensor, LayerMetric], Setting]:
     """S^-p m, with m an average of the gradients unless it is said of what."""
-    if not isinstance(momentum, Momentum):
-        momentum = Average(momentum) if momentum else NoMomentum()
-    average = momentum
-
-    def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
-        return Setting(
-            L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=average
-        )
-
-    return setting
+    average = average_of(momentum)
+    return lambda geometry, weight, metric: preconditioned_setting(
+        geometry, weight, metric, average
+    )
 
 
 def _names(names: tuple[str, str], sampled: bool) -> dict[str, Any]:
@@ -182,81 +180,3 @@ def foof(
         max_dim=max_dim,
     )
     return in_layers(model, lr, metric, along_gradient(momentum), options)
-
-
-def _of_inputs(beta: float, damping: float, every: int, max_dim: int) -> LayerMoments:
-    return LayerMoments(
-        outputs="",
-        memory=Memory(beta),
-        damping=Relative(damping),
-        every=every,
-        sample_every=every,
-        square=True,
-        max_dim=max_dim,
-    )
-
-
-@checked(matrices_and_others)
-def newton_muon(
-    model: nn.Module,
-    lr: float = 0.02,
-    *,
-    momentum: float = 0.95,
-    nesterov: bool = True,
-    beta: float = 0.95,
-    damping: float = 0.2,
-    every: int = 32,
-    max_dim: int = 2048,
-    **options: Any,
-) -> SteepestDescent:
-    """Newton-Muon on hidden matrices: Muon of preconditioned gradients; AdamW on other weights.
-
-        K: average of E[x x^T], looked at every `every` steps
-        h = g (K + damping tr(K)/d)^-1;   m <- momentum m + (1 - momentum) h
-        w <- (1 - lr weight_decay) w - lr sqrt(out/in) polar(m)
-
-    A chain: no steepest descent in any norm.  Inputs four times as wide as the outputs meet four
-    square blocks of K.  See `newton_muon_sandwich` for the one that is.
-
-    Defaults are the reference's, which adds 1e-8 to the damping and begins with 1e-3 I.
-    Source: Du and Su 2026, arXiv:2604.01472.
-    """
-    metric = _of_inputs(beta, damping, every, max_dim)
-    between = Between(Average(momentum, nesterov))
-
-    def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
-        return Setting(geometry.norm, geometry.manifold, First(metric), momentum=between)
-
-    return in_layers(model, lr, metric, setting, options)
-
-
-@checked(matrices_and_others)
-def newton_muon_sandwich(
-    model: nn.Module,
-    lr: float = 0.02,
-    *,
-    momentum: float = 0.95,
-    nesterov: bool = True,
-    beta: float = 0.95,
-    damping: float = 0.2,
-    every: int = 32,
-    max_dim: int = 2048,
-    **options: Any,
-) -> SteepestDescent:
-    """Muon in the coordinates of a layer's inputs, on hidden matrices; AdamW on other weights.
-
-        K: average of E[x x^T], looked at every `every` steps
-        w <- (1 - lr weight_decay) w - lr sqrt(out/in) polar(m K^-1/2) K^-1/2
-
-    Steepest descent in the norm ||W K^1/2||, how far the outputs move on the inputs there are:
-    it descends for any K and does not depend on how the inputs are measured.
-
-    Source: Newton-Muon's metric, in the sandwich of Carlson et al. 2015, arXiv:1511.02247.
-    """
-    metric = _of_inputs(beta, damping, every, max_dim)
-
-    def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
-        average = Average(momentum, nesterov)
-        return Setting(geometry.norm, geometry.manifold, metric, Unit(), average)
-
-    return in_layers(model, lr, metric, setting, options)

@@ -1,9 +1,9 @@
-"""Recipes that measure matrices as operators, and other weights by their role: Muon, Scion."""
+"""Muon and its kin: hidden matrices step along the polar factor of their momentum."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf, sqrt
+from math import sqrt
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from modula.duality import (
     Average,
     Decay,
-    Declaration,
     EntryMoments,
     MatchRMS,
     RowMoments,
@@ -21,11 +20,8 @@ from modula.duality import (
 from modula.network.geometry import Geometry
 from modula.norms.base import Norm
 from modula.norms.spectral import Spectral
-from modula.norms.vector import Max
-from modula.optimizer.automatic import Automatic
-from modula.optimizer.param_groups import Group
 from modula.optimizer.steepest_descent import SteepestDescent
-from modula.recipes.common import matrices_and_others, weights_of
+from modula.recipes.common import matrices_and_others
 from modula.recipes.options import checked
 
 SCALES: dict[str, Callable[[int, int], float]] = {
@@ -123,42 +119,3 @@ def adamuon(
     Source: Si, Zhang, Shen 2025, arXiv:2507.11005.
     """
     return muon(model, lr, scalers=(EntryMoments(beta), MatchRMS(0.2)), **options)
-
-
-@checked()
-def scion(
-    model: nn.Module,
-    lr: float = 2**-6,
-    *,
-    momentum: float = 0.9,
-    radius: float = 8.0,
-    head_radius: float = 64.0,
-    constrained: bool = True,
-    **options: Any,
-) -> SteepestDescent:
-    """Scion: every weight in the norm of its role, kept inside a ball of that norm.
-
-        w <- (1 - lr) w - lr radius D(m)      constrained: {norm <= radius} is never left
-        w <- w - lr radius D(m)               unconstrained
-
-    Hidden matrices RMSToRMS, embeddings by row, the head by the largest entry times its fan-in,
-    biases RMS.  Published radii go from 8 (vision) to 50 and 3000 (a tied language model).
-
-    Raises ValueError for radii that are none, and for an lr above 1 that would leave the balls.
-    Source: Pethick et al. 2025, arXiv:2502.07529.
-    """
-    if not (0 < radius < inf and 0 < head_radius < inf):
-        raise ValueError(f"radii must be positive and finite; got {radius} and {head_radius}")
-    if constrained and not isinstance(lr, Automatic) and lr > 1:
-        raise ValueError(
-            f"lr={lr} would leave the balls, as 1 - lr is negative: it is the share of a radius "
-            f"that a step goes, 1 or less; constrained=False has no balls"
-        )
-    declarations: dict[str, Declaration] = {}
-    for name, (geometry, weight) in weights_of(model).items():
-        is_head = geometry.role in ("head", "tied")
-        unit = float(weight.shape[-1]) * Max(weight.ndim) if is_head else geometry.norm
-        norm = (1 / (head_radius if is_head else radius)) * unit
-        setting = Setting(norm, geometry.manifold, momentum=Average(momentum))
-        declarations[name] = Declaration(setting, geometry.role, 1.0, 1.0 if constrained else None)
-    return SteepestDescent(model, lr, groups=[Group(declarations)], **options)

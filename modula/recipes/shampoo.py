@@ -8,15 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from modula.duality import (
-    Average,
     Graft,
     LimitRMS,
     MatchRMS,
     Momentum,
-    NoMomentum,
     Scaler,
     Setting,
-    Sharp,
     Unbiased,
 )
 from modula.network.geometry import Geometry
@@ -35,7 +32,9 @@ from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import (
     Correction,
     adam_options,
+    average_of,
     matrices_and_others,
+    preconditioned_setting,
     taken_for_groups,
 )
 from modula.recipes.options import checked
@@ -59,13 +58,10 @@ def preconditioned(
     """
     own = taken_for_groups(options)
     scalers += own.pop("scalers", ())
-    if not isinstance(momentum, Momentum):
-        momentum = Average(momentum) if momentum else NoMomentum()
+    average = average_of(momentum)
 
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
-        return Setting(
-            L2(weight.ndim), geometry.manifold, metric, potential=Sharp(), momentum=momentum
-        )
+        return preconditioned_setting(geometry, weight, metric, average)
 
     groups = matrices_and_others(model, lr, setting, scalers=scalers, **own)
     return SteepestDescent(model, lr, groups=groups, **options)
