@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf, prod
-from typing import NoReturn
+from math import inf
 
 import torch
-from einops import EinopsError, rearrange
 from torch import Tensor
 
+from modula.norms.blocks import BlockView
 from modula.norms.checks import check_fields, check_kind
 from modula.norms.metrics.base import Metric, Under
 from modula.norms.numerics import (
+    add_dims,
     at_least_float32,
     decreasing_root,
     flat,
@@ -154,7 +153,7 @@ class Norm(ABC):
 
     def _rescaled(self, x: Tensor, unit: Tensor, top: Tensor, y: Tensor) -> Tensor:
         """y, found for unit = x / top, at the scale of x.  What has not moved is x to the bit."""
-        return torch.where(y == unit, x, (top[(..., *(None,) * self.ndim)] * y).to(x.dtype))
+        return torch.where(y == unit, x, (add_dims(top, self.ndim) * y).to(x.dtype))
 
 
 class MatrixNorm(Norm, ABC):
@@ -259,23 +258,23 @@ class Blocks(Norm):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.pattern.count("->") != 1 or "..." in self.pattern:
-            self._refuse("it needs one '->' and no '...': batch dims are taken along by themselves")
-        if not all(size > 0 for _, size in self.sizes):
-            self._refuse("sizes are whole numbers from 1 up")
-        smallest = [prod(self._known(axes)) for axes in self._left]
-        probe = torch.empty(smallest, device="meta")
-        if self._rearrange(probe, self.pattern, dict(self.sizes), "").ndim < self.norm.ndim:
-            self._refuse(f"{self.norm} needs {self.norm.ndim} axes or more on its right side")
+        if self.view.ndim_of_blocks < self.norm.ndim:
+            needed = f"{self.norm} needs {self.norm.ndim} axes or more on its right side"
+            self.view.refuse(needed)
 
     def __repr__(self) -> str:
         norm = f"({self.norm})" if isinstance(self.norm, Scaled) else f"{self.norm}"
         sizes = "".join(f", {axis}={size}" for axis, size in self.sizes)
         return f"{norm}.on({self.pattern!r}{sizes})"
 
+    @cached_property
+    def view(self) -> BlockView:
+        """The blocks, whatever measures them."""
+        return BlockView(self.pattern, self.sizes)
+
     @property
     def ndim(self) -> int:
-        return len(self._left)
+        return self.view.ndim
 
     def __call__(self, x: Tensor) -> Tensor:
         return largest(self.each(self.norm, self.prepare(x))).to(x.dtype)
@@ -287,11 +286,7 @@ class Blocks(Norm):
         return self.from_blocks(self.norm.duality_map(self.to_blocks(g)), g.shape)
 
     def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
-        blocks = self.to_blocks(unit)
-        counted = blocks.ndim - self.norm.ndim - radius.ndim
-        return self.from_blocks(
-            self.norm.project(blocks, radius[(..., *(None,) * counted)]), unit.shape
-        )
+        return self.move_each(self.norm.project, unit, radius)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         self.norm.check_shape(self.block_shape(shape))
@@ -306,43 +301,19 @@ class Blocks(Norm):
         found = measure(self.to_blocks(x))
         return flat(found, found.ndim - (x.ndim - self.ndim))
 
+    def move_each(
+        self, move: Callable[[Tensor, Tensor], Tensor], x: Tensor, number: Tensor
+    ) -> Tensor:
+        """Every block b moved to move(b, number), with one number for each weight: (...)."""
+        blocks = self.to_blocks(x)
+        numbers = add_dims(number, blocks.ndim - self.norm.ndim - number.ndim)
+        return self.from_blocks(move(blocks, numbers), x.shape)
+
     def to_blocks(self, x: Tensor) -> Tensor:
-        """The weights of x: (..., *left) as blocks: (..., *right)."""
+        """The weights of x as blocks, whose last norm.ndim dims are one block."""
         self.prepare(x)
-        left, right = self.pattern.split("->")
-        pattern = f"... {left} -> ... {right}"
-        return self._rearrange(x, pattern, dict(self.sizes), f" of shape {tuple(x.shape)}")
+        return self.view.to_blocks(x)
 
     def from_blocks(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The exact inverse of to_blocks, for weights of this shape (with or without batch)."""
-        weight = f" of shape {tuple(shape)}"
-        if len(shape) < self.ndim:
-            self._refuse(f"its left side has {self.ndim} axes", weight)
-        sizes = dict(self.sizes)
-        for axes, size in zip(self._left, shape[len(shape) - self.ndim :], strict=True):
-            known = prod(self._known(axes))
-            sizes |= {axis: size // known for axis in axes if axis not in sizes}
-        left, right = self.pattern.split("->")
-        return self._rearrange(y, f"... {right} -> ... {left}", sizes, weight)
-
-    @cached_property
-    def _left(self) -> list[list[str]]:
-        """The axes of each dim on the left of the pattern: [["h", "d"], ["i"]]."""
-        dims = re.findall(r"\([^)]*\)|[^\s()]+", self.pattern.split("->")[0])
-        return [[axis for axis in re.findall(r"[^\s()]+", dim) if axis != "1"] for dim in dims]
-
-    def _known(self, axes: list[str]) -> list[int]:
-        return [size for axis, size in self.sizes if axis in axes]
-
-    def _rearrange(self, x: Tensor, pattern: str, sizes: dict[str, int], weight: str) -> Tensor:
-        try:
-            return rearrange(x, pattern, **sizes)
-        except EinopsError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-        self._refuse(reason, weight)
-
-    def _refuse(self, reason: str, weight: str = "") -> NoReturn:
-        sizes = ", ".join(f"{axis}={size}" for axis, size in self.sizes) or "no sizes"
-        raise ValueError(
-            f"'{self.pattern}' with {sizes} does not cut a weight{weight} into blocks: {reason}"
-        )
+        return self.view.from_blocks(y, shape)

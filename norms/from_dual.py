@@ -9,7 +9,7 @@ from torch import Tensor
 from modula.norms.base import Norm
 from modula.norms.checks import check_fields
 from modula.norms.lbfgs import minimise
-from modula.norms.numerics import ratio, split_scale
+from modula.norms.numerics import add_dims, ratio, split_scale
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,6 +100,6 @@ class FromDual(Norm):
                 f"one number, by torch operations without .item() and `if` on its values; torch "
                 f"says: {str(error).splitlines()[0]}"
             ) from error
-        zero = (values == 0)[(..., *(None,) * self.ndim)]
+        zero = add_dims(values == 0, self.ndim)
         slopes = torch.where(zero, torch.zeros_like(slopes), slopes)
         return values.reshape(batch), slopes.reshape(x.shape)

@@ -7,7 +7,7 @@ from torch import Tensor
 from modula.norms.base import Norm
 from modula.norms.checks import check_fields
 from modula.norms.maps.linear import LinearMap
-from modula.norms.numerics import flat, ratio, split_scale
+from modula.norms.numerics import add_dims, flat, ratio, split_scale
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,7 +74,7 @@ class Quadratic(Norm):
     def duality_map(self, g: Tensor) -> Tensor:
         unit, _ = split_scale(self.prepare(g), self.ndim)
         steepest = self.form.inverse(unit)
-        length = self._root(unit, steepest)[(..., *(None,) * self.ndim)]
+        length = add_dims(self._root(unit, steepest), self.ndim)
         return ratio(steepest, length).to(g.dtype)
 
     def _root(self, x: Tensor, y: Tensor) -> Tensor:

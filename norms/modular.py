@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modula.norms.base import NoClosedForm, Norm
 from modula.norms.checks import check_fields, check_kind
-from modula.norms.numerics import at_least_float32, decreasing_root, ratio
+from modula.norms.numerics import add_dims, at_least_float32, decreasing_root, ratio
 from modula.norms.vector import L1, L2, Max
 
 
@@ -178,5 +178,4 @@ def _like(weights: Mapping[str, Tensor], moved: dict[str, Tensor]) -> dict[str, 
 
 def _stretch(direction: Tensor, share: Tensor) -> Tensor:
     """share * direction, one share for each tensor of the batch."""
-    dims = (1,) * (direction.ndim - share.ndim)
-    return (share.reshape(*share.shape, *dims) * direction).to(direction.dtype)
+    return (add_dims(share, direction.ndim - share.ndim) * direction).to(direction.dtype)

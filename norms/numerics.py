@@ -20,6 +20,11 @@ def flat(x: Tensor, ndim: int) -> Tensor:
     return x.reshape(*x.shape[:batch], prod(x.shape[batch:]))
 
 
+def add_dims(x: Tensor, count: int) -> Tensor:
+    """(...) -> (..., 1, ..., 1): one number for each weight, to be multiplied with its entries."""
+    return x[(..., *(None,) * count)]
+
+
 def largest(x: Tensor) -> Tensor:
     """The largest entry of the last dim of x >= 0, and 0 if that dim is empty."""
     return x.amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
@@ -36,7 +41,7 @@ def split_scale(x: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     Squares of `unit` neither overflow nor vanish, whatever the scale of x.
     """
     top = largest(flat(x, ndim).abs())
-    return ratio(x, top[(..., *(None,) * ndim)].expand_as(x)), top
+    return ratio(x, add_dims(top, ndim).expand_as(x)), top
 
 
 def l1_threshold(v: Tensor, radius: Tensor) -> Tensor:

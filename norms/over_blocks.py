@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from modula.norms.base import Blocks, Norm
-from modula.norms.numerics import decreasing_root, ratio
+from modula.norms.numerics import add_dims, decreasing_root, ratio
 from modula.norms.vector import L1, L2
 
 
@@ -58,7 +58,7 @@ class OverBlocks(Norm, ABC):
         shares = self.outer.duality_map(self._duals(prepared))
         maps = self.blocks.norm.duality_map(self.blocks.to_blocks(prepared))
         shares = shares.reshape(*maps.shape[: maps.ndim - self.blocks.norm.ndim])
-        stretched = shares[(..., *(None,) * self.blocks.norm.ndim)] * maps
+        stretched = add_dims(shares, self.blocks.norm.ndim) * maps
         return self.blocks.from_blocks(stretched, g.shape).to(g.dtype)
 
     def _duals(self, g: Tensor) -> Tensor:
@@ -87,18 +87,14 @@ class SumOverBlocks(OverBlocks):
         return replace(self.blocks, norm=self.blocks.norm.dual_norm())
 
     def _shrunk(self, unit: Tensor, step: Tensor) -> Tensor:
-        cut = self.blocks.to_blocks(unit)
-        counted = cut.ndim - self.blocks.norm.ndim - step.ndim
-        shrunk = self.blocks.norm.prox(cut, step[(..., *(None,) * counted)])
-        return self.blocks.from_blocks(shrunk, unit.shape)
+        return self.blocks.move_each(self.blocks.norm.prox, unit, step)
 
     def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
         """The proximal map with the step that leaves a norm of `radius`."""
         step = decreasing_root(lambda t: self(self._shrunk(unit, t)) - radius, self.dual(unit))
         y = self._shrunk(unit, step)
         fit, inside = ratio(radius, self(y)).clamp(max=1), self(unit) <= radius
-        spread = (..., *(None,) * self.ndim)
-        return unit.where(inside[spread], fit[spread] * y)
+        return unit.where(add_dims(inside, self.ndim), add_dims(fit, self.ndim) * y)
 
 
 @dataclass(frozen=True, repr=False)

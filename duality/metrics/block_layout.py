@@ -10,7 +10,7 @@ from modula.duality.program.program import Slot
 from modula.kernels.moments.spiked import SpikedMatrix
 from modula.kernels.moments.structure import DIAGONAL, FULL, LOWER, BlockMatrix, Structure
 from modula.kernels.op import Shape
-from modula.norms.base import Blocks
+from modula.norms.blocks import BlockView
 from modula.norms.metrics.kronecker import (
     BlockDiagonal,
     Dense,
@@ -22,7 +22,6 @@ from modula.norms.metrics.kronecker import (
     SpikeAndFlat,
     Triangular,
 )
-from modula.norms.vector import L2
 
 FEW_BLOCKS = 8  # a weight up to this many times longer than wide is cut into square blocks
 ROOM = 2.0  # samples for each one that the existence of the KL fit needs
@@ -41,7 +40,7 @@ class Fitted:
     """
 
     metric: Kronecker
-    view: Blocks | None
+    view: BlockView | None
     shape: tuple[int, ...]
     modes: tuple[Mode, ...]
 
@@ -239,7 +238,7 @@ def _estimable(
 
 def _view(
     names: list[str], groups: list[list[str]], counts: tuple[int, ...], sizes: tuple[int, ...]
-) -> Blocks:
+) -> BlockView:
     """The einops view from a weight to (counts..., sizes...)."""
     left = {name: "1" for name in names}
     heads, tails, known = [], [], []
@@ -254,4 +253,4 @@ def _view(
         heads.append(head)
         tails.append(f"({' '.join(tail)})" if len(tail) > 1 else "".join(tail) or "1")
     pattern = f"{' '.join(left[name] for name in names)} -> {' '.join(heads + tails)}"
-    return Blocks(L2(len(groups)), pattern, tuple(known))
+    return BlockView(pattern, tuple(known))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modula.duality.program.program import STATISTICS, Line, Slots, line
 from modula.kernels.op import Cost, Op, Shape
-from modula.norms.base import Blocks
+from modula.norms.blocks import BlockView
 from modula.norms.maps.linear import Inverse, LinearChain, LinearMap, OnBlocks
 from modula.norms.metrics.base import First, Metric
 
@@ -91,7 +91,7 @@ class Coordinates:
     after: tuple[Line, ...] = ()
     rotations: tuple[Applied, ...] = ()
     slots: Slots = ()
-    view: Blocks | None = None
+    view: BlockView | None = None
 
     @property
     def chain(self) -> tuple[Applied, ...]:

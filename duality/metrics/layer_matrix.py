@@ -7,8 +7,7 @@ from functools import cached_property
 from math import prod
 
 from modula.duality.metrics.block_layout import FEW_BLOCKS
-from modula.norms.base import Blocks
-from modula.norms.vector import L2
+from modula.norms.blocks import BlockView
 
 DIMS = {"outputs": -2, "inputs": -1}
 
@@ -65,7 +64,7 @@ class Matrix:
         return prod(self.counts.values()) > 1
 
     @property
-    def view(self) -> Blocks | None:
+    def view(self) -> BlockView | None:
         """(out blocks, in blocks, out, in), or (out, in) where nothing is cut."""
         if not self.is_cut and len(self.shape) == 2 and not self.inputs_first:
             return None
@@ -76,7 +75,7 @@ class Matrix:
         inputs = f"(i {' '.join(taps)})" if taps else "i"
         pattern = f"{' '.join(left)} -> {' '.join([*heads, 'o', inputs])}"
         sizes = (("a", self.counts["outputs"]), ("b", self.counts["inputs"]))
-        return Blocks(L2(2), pattern, sizes if self.is_cut else ())
+        return BlockView(pattern, sizes if self.is_cut else ())
 
     @property
     def viewed(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from modula.norms.base import Blocks
+from modula.norms.blocks import BlockView
 from modula.norms.checks import check_fields
 
 
@@ -202,7 +202,7 @@ class OnBlocks(LinearMap):
     """A map of the blocks of a weight, in the layout of a view."""
 
     of: LinearMap
-    view: Blocks
+    view: BlockView
 
     def apply(self, x: Tensor) -> Tensor:
         return self.view.from_blocks(self.of.apply(self.view.to_blocks(x)), x.shape)

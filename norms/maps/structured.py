@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modula.norms.maps.linear import LinearMap, along, spread
+from modula.norms.numerics import add_dims
 
 
 def along_blocks(x: Tensor, blocks: Tensor, dim: int, ndim: int) -> Tensor:
@@ -68,7 +69,7 @@ class Spiked(LinearMap):
         flat = values[..., -1:]
         inside = along(x, self.basis.mT, self.dim, self.ndim)
         inside = spread(values[..., :-1] - flat, self.dim, self.ndim) * inside
-        rest = flat[(..., *(None,) * (self.ndim - 1))] * x
+        rest = add_dims(flat, self.ndim - 1) * x
         return rest + along(inside, self.basis, self.dim, self.ndim)
 
 

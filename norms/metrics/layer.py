@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modula.norms.checks import check_fields
 from modula.norms.metrics.base import Memory, Metric
+from modula.norms.numerics import add_dims
 
 
 class Damping(ABC):
@@ -65,7 +66,7 @@ class Balanced(Damping):
     def amount(self, own: Tensor, sizes: Sequence[Tensor]) -> Tensor:
         logs = torch.stack([size.log() for size in sizes])
         share = (logs[0] - logs.mean(0)).exp() * self.value ** (1 / len(sizes))
-        return share[(..., *(None,) * (own.ndim - share.ndim))].expand_as(own)
+        return add_dims(share, own.ndim - share.ndim).expand_as(own)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from modula.norms import (
     Quadratic,
     Spectral,
 )
-from modula.norms.base import Blocks
+from modula.norms.blocks import BlockView
 from modula.norms.maps.linear import (
     Along,
     Elementwise,
@@ -29,7 +29,6 @@ from modula.norms.maps.linear import (
     along,
 )
 from modula.norms.maps.structured import AlongBlocks, LowRankScaled, Spiked
-from modula.norms.vector import L2
 from strategies import seeds
 
 SHAPE = (6, 4)
@@ -52,7 +51,7 @@ def every_map(seed: int) -> list[LinearMap]:
     rows, columns = Along(invertible(6, seed), -2), Along(invertible(4, seed + 1), -1)
     scale = Elementwise(draw(*SHAPE, seed=seed).exp())
     rotation = Rotation(basis(4, seed), -1)
-    blocks = Blocks(L2(2), "(b m) n -> b m n", (("b", 2),))
+    blocks = BlockView("(b m) n -> b m n", (("b", 2),))
     inner = Along(torch.stack([invertible(3, seed), invertible(3, seed + 2)]), -2)
     return [
         rows,
