@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modula.manifolds.numerics import compose_symmetric, symmetric
+
 
 def affine_inner(s: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """<u, v>_S = tr(S^-1 u S^-1 v) / 2, of symmetric u, v at S, all (..., n, n).
@@ -49,11 +51,11 @@ class NormalCoordinates:
     def from_tangent(self, d: Tensor) -> Tensor:
         """X = B^-1 D B^-T"""
         half = torch.linalg.solve(self.factor, d)
-        return _symmetric(torch.linalg.solve(self.factor, half.mT))
+        return symmetric(torch.linalg.solve(self.factor, half.mT))
 
     def gradient(self, g: Tensor) -> Tensor:
         """B^T G B: the gradient in X at 0 of a function whose gradient in S is G."""
-        return self.factor.mT @ _symmetric(g) @ self.factor
+        return self.factor.mT @ symmetric(g) @ self.factor
 
 
 def geodesic(s: Tensor, d: Tensor) -> Tensor:
@@ -79,9 +81,5 @@ def factor_step(factor: Tensor, d: Tensor) -> Tensor:
 
 
 def _of_eigenvalues(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    values, basis = torch.linalg.eigh(_symmetric(x))
-    return _symmetric((basis * function(values)[..., None, :]) @ basis.mT)
-
-
-def _symmetric(x: Tensor) -> Tensor:
-    return (x + x.mT) / 2
+    values, basis = torch.linalg.eigh(symmetric(x))
+    return compose_symmetric(function(values), basis)

@@ -3,12 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from itertools import pairwise
-from math import inf
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+from modula.manifolds.numerics import in_working_dtype
 
 Map = Callable[[Tensor], Tensor]
 
@@ -124,38 +123,3 @@ class Manifold(ABC):
 def along(normal: Tensor, dims: tuple[int, ...]) -> TangentConstraint:
     """L v = <n, v> over `dims`, which are kept, and L* y = y n, for a normal n of length one."""
     return TangentConstraint(lambda v: (normal * v).sum(dims, keepdim=True), lambda y: normal * y)
-
-
-def symmetric(x: Tensor) -> Tensor:
-    """sym(x) = (x + x^T) / 2"""
-    return (x + x.mT) / 2
-
-
-def are_rising(*numbers: object) -> bool:
-    """Whether all are real numbers, each above the one before."""
-    real = all(isinstance(x, Real) and not isinstance(x, bool) for x in numbers)
-    return real and all(a < b for a, b in pairwise(numbers))  # type: ignore[operator]
-
-
-def is_whole(number: object, least: int) -> bool:
-    """Whether it is a whole number, at least so large."""
-    whole = isinstance(number, Integral) and not isinstance(number, bool)
-    return whole and int(number) >= least  # type: ignore[call-overload]
-
-
-def check_radius(manifold: str, radius: float) -> None:
-    """Raise ValueError unless the radius is a positive, finite number."""
-    if not are_rising(0, radius, inf):
-        raise ValueError(
-            f"{manifold} needs a positive, finite radius, got {radius!r}: the usual one is 1.0"
-        )
-
-
-def in_working_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Half precision as float32, anything wider as it is."""
-    for x in tensors:
-        if not x.is_floating_point():
-            raise ValueError(
-                f"a point of a manifold is a floating-point tensor, got {x.dtype}: call .float()"
-            )
-    return tuple(x.float() if x.dtype.itemsize < 4 else x for x in tensors)

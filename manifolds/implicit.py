@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, is_whole
-from modula.manifolds.jacobian import Function, Jacobian, length, ratio
+from modula.manifolds.base import Manifold, TangentConstraint
+from modula.manifolds.checks import is_whole
+from modula.manifolds.jacobian import Function, Jacobian, row_length
+from modula.manifolds.numerics import in_working_dtype, ratio
 
 MOST_STEPS = 100  # of Gauss-Newton: each halves the distance from afar and squares it nearby
 STILL = 1e3  # times eps: a step this short, relative to w, is the last; its square is what is left
@@ -122,7 +124,7 @@ class Implicit(Manifold):
             jacobian = Jacobian(f, w)
             step = jacobian.shortest_step(jacobian.value)
             w = w - step
-            if (length(step) <= tolerance * length(w)).all():
+            if (row_length(step) <= tolerance * row_length(w)).all():
                 break
         self._check_landing(f, w)
         return w
@@ -135,18 +137,18 @@ class Implicit(Manifold):
         """
         jacobian = Jacobian(f, w)
         value = jacobian.value
-        failure, size = length(value), length(w)
+        failure, size = row_length(value), row_length(w)
         size = torch.where(size > 0, size, 1)
         probe = torch.cos(torch.arange(1.0, w.shape[1] + 1, dtype=w.dtype, device=w.device))
         change = f(w + size * probe / torch.linalg.vector_norm(probe))
         change = change - value
-        slope = ratio(length(jacobian.transpose_times(value)), failure) * size
+        slope = ratio(row_length(jacobian.transpose_times(value)), failure) * size
         root = torch.finfo(w.dtype).eps ** 0.5
-        solved = failure <= root * torch.maximum(length(change), slope)
-        stuck = slope <= root * length(change)
+        solved = failure <= root * torch.maximum(row_length(change), slope)
+        stuck = slope <= root * row_length(change)
         # Only halving the distance, the last step to a double root leaves J as small as itself.
-        shrunk = 40 * STILL * torch.finfo(w.dtype).eps * length(change).square()
-        flat = length(jacobian.transpose_times(change)) * size < shrunk
+        shrunk = 40 * STILL * torch.finfo(w.dtype).eps * row_length(change).square()
+        flat = row_length(jacobian.transpose_times(change)) * size < shrunk
         if (deficient := flat | (stuck & ~solved)).any():
             raise ValueError(
                 f"the Jacobian of {self} is rank-deficient at {int(deficient.sum())} of {len(w)} "

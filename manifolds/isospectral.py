@@ -6,16 +6,16 @@ from math import inf
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import (
-    Manifold,
-    TangentConstraint,
-    are_rising,
+from modula.manifolds.base import Manifold, TangentConstraint
+from modula.manifolds.checks import are_rising, check_entries
+from modula.manifolds.numerics import (
+    compose,
     in_working_dtype,
+    scaled_svd,
+    slack,
     symmetric,
 )
-from modula.manifolds.region import slack
 from modula.manifolds.rotations import Rotations
-from modula.manifolds.singular import check_entries, scaled_svd
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +104,7 @@ class Isospectral(Manifold):
         point, vector = in_working_dtype(x, v)
         values = self._values(scaled_svd(point)[1])
         u, _, vh = scaled_svd(point + vector)
-        return ((u * values[..., None, :]) @ vh).to(x.dtype)
+        return compose(u, values, vh).to(x.dtype)
 
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Singular vectors uniform (Haar); without a spectrum, a standard normal matrix."""
@@ -112,7 +112,7 @@ class Isospectral(Manifold):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         super().check_shape(shape)
-        check_entries(str(self), shape)
+        check_entries(self, shape)
         rank = min(shape[-2:])
         if self.spectrum is not None and len(self.spectrum) > rank:
             raise ValueError(

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from modula.manifolds.numerics import ratio
+
 Function = Callable[[Tensor], Tensor]
 
 MOST_PRODUCTS = 500  # with J and with J^T, in one solve
@@ -59,15 +61,10 @@ class Jacobian:
         return d * scale
 
 
-def length(x: Tensor) -> Tensor:
+def row_length(x: Tensor) -> Tensor:
     """||row||_2: (batch, k) -> (batch, 1)"""
     return torch.linalg.vector_norm(x, dim=1, keepdim=True)
 
 
 def _square(x: Tensor) -> Tensor:
     return x.square().sum(1, keepdim=True)
-
-
-def ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and 0 where b is 0."""
-    return torch.where(b == 0, torch.zeros_like(a), a / b)

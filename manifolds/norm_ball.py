@@ -6,8 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import TangentConstraint, check_radius, in_working_dtype
-from modula.manifolds.region import Region, slack
+from modula.manifolds.base import TangentConstraint
+from modula.manifolds.checks import check_radius
+from modula.manifolds.numerics import in_working_dtype, slack
+from modula.manifolds.region import Region
 
 STEP = 6e-6  # in radii: eps^(1/3), where the curvature t^2 and the rounding eps / t are equal
 

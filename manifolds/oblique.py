@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from modula.manifolds.base import check_radius
+from modula.manifolds.checks import check_radius
 from modula.manifolds.unit_vectors import UnitVectors
 
 

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor
 
 from modula.manifolds.base import Manifold
@@ -30,8 +29,3 @@ class Region(Manifold):
     @abstractmethod
     def settled(self, x: Tensor) -> Tensor:
         """x in float64, on the boundary where that is a rounding of x's own precision away."""
-
-
-def slack(stored: torch.dtype, computed: torch.dtype) -> float:
-    """How far from a bound, relative to it, a weight that stands at the bound may seem to be."""
-    return max(torch.finfo(stored).eps, torch.finfo(computed).eps ** 0.5)

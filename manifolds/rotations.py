@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from modula.manifolds.base import is_whole
+from modula.manifolds.checks import is_whole
+from modula.manifolds.numerics import skew
 
 
 class Chart(ABC):
@@ -39,7 +40,7 @@ class Cayley(Chart):
     def pull_back(self, x: Tensor, g: Tensor) -> Tensor:
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         inverse = torch.linalg.inv(eye + x)  # the transpose of (I - X)^-1
-        return _skew(2 * inverse @ g @ inverse)
+        return 2 * skew(2 * inverse @ g @ inverse)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class CayleyNeumann(Chart):
             right = right @ x.mT
             term = x.mT @ term + right
             total = total + term
-        return _skew(2 * total)
+        return 2 * skew(2 * total)
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,6 @@ class Rotations:
         side = self.side(w.shape)
         rows, columns = order.long().split([count * side for count in self.counts(w.shape)], -1)
         return rows, columns
-
-
-def _skew(g: Tensor) -> Tensor:
-    return g - g.mT
 
 
 def _gather(w: Tensor, rows: Tensor) -> Tensor:

@@ -6,13 +6,9 @@ from math import inf
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import (
-    Manifold,
-    TangentConstraint,
-    are_rising,
-    in_working_dtype,
-    symmetric,
-)
+from modula.manifolds.base import Manifold, TangentConstraint
+from modula.manifolds.checks import are_rising
+from modula.manifolds.numerics import compose_symmetric, in_working_dtype, skew, symmetric
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,26 +51,26 @@ class SPD(Manifold):
         largest = point.abs().amax((-2, -1), keepdim=True)
         point = torch.where(largest == 0, point, point / largest)
         negative = torch.linalg.eigvalsh(symmetric(point)).clamp(max=0)
-        skew = torch.linalg.matrix_norm((point - point.mT) / 2)
+        asymmetry = torch.linalg.matrix_norm(skew(point))
         size = torch.linalg.matrix_norm(point)
-        distance = torch.hypot(skew, torch.linalg.vector_norm(negative, dim=-1))
+        distance = torch.hypot(asymmetry, torch.linalg.vector_norm(negative, dim=-1))
         return torch.where(size == 0, distance, distance / size)
 
     def project(self, x: Tensor) -> Tensor:
         self.check_shape(x.shape)
         (point,) = in_working_dtype(x)
         values, basis = torch.linalg.eigh(symmetric(point))
-        return self._compose(values.clamp(min=self.floor), basis).to(x.dtype)
+        return compose_symmetric(values.clamp(min=self.floor), basis).to(x.dtype)
 
     def tangent_constraint(self, x: Tensor) -> TangentConstraint:
-        return TangentConstraint(_skew, _skew, nearest=_skew)
+        return TangentConstraint(skew, skew, nearest=skew)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         point, vector = in_working_dtype(x, v)
         vector = symmetric(vector)
         values, basis = torch.linalg.eigh(symmetric(point))
         lifted = values.clamp(min=self.floor)
-        point = symmetric(point) + self._compose(lifted - values, basis)
+        point = symmetric(point) + compose_symmetric(lifted - values, basis)
         root = lifted[..., None].rsqrt() * (basis.mT @ vector)  # root^T root = V W^-1 V
         return (point + vector + root.mT @ root / 2).to(x.dtype)
 
@@ -91,11 +87,3 @@ class SPD(Manifold):
                 f"{self} needs square matrices with entries, got shape {tuple(shape)}: a matrix W "
                 f"of any shape is made symmetric by W^T W"
             )
-
-    @staticmethod
-    def _compose(values: Tensor, basis: Tensor) -> Tensor:
-        return symmetric((basis * values[..., None, :]) @ basis.mT)
-
-
-def _skew(x: Tensor) -> Tensor:
-    return (x - x.mT) / 2

@@ -7,15 +7,16 @@ from math import inf
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import (
-    TangentConstraint,
-    are_rising,
-    check_radius,
+from modula.manifolds.base import TangentConstraint
+from modula.manifolds.checks import are_rising, check_entries, check_radius
+from modula.manifolds.numerics import (
+    compose,
     in_working_dtype,
+    scaled_svd,
+    slack,
     symmetric,
 )
-from modula.manifolds.region import Region, slack
-from modula.manifolds.singular import check_entries, scaled_svd
+from modula.manifolds.region import Region
 
 
 class SingularValuesBetween(Region):
@@ -52,14 +53,14 @@ class SingularValuesBetween(Region):
         self.check_shape(x.shape)
         (point,) = in_working_dtype(x)
         u, s, vh = scaled_svd(point)
-        return ((u * s.clamp(*self.bounds)[..., None, :]) @ vh).to(x.dtype)
+        return compose(u, s.clamp(*self.bounds), vh).to(x.dtype)
 
     def settled(self, x: Tensor) -> Tensor:
         (point,) = in_working_dtype(x)
         u, s, vh = scaled_svd(point.double())
         at_low, at_high = self._at_bounds(s, slack(x.dtype, point.dtype))
         s = torch.where(at_high, self.bounds[1], torch.where(at_low, self.bounds[0], s))
-        return (u * s[..., None, :]) @ vh
+        return compose(u, s, vh)
 
     def tangent_constraint(self, x: Tensor) -> TangentConstraint:
         (point,) = in_working_dtype(x)
@@ -91,11 +92,11 @@ class SingularValuesBetween(Region):
         self.check_shape(shape)
         u, s, vh = torch.linalg.svd(torch.randn(shape, dtype=dtype), full_matrices=False)
         low, high = self.bounds
-        return (u * (low + (high - low) * torch.rand_like(s))[..., None, :]) @ vh
+        return compose(u, low + (high - low) * torch.rand_like(s), vh)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         super().check_shape(shape)
-        check_entries(str(self), shape)
+        check_entries(self, shape)
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,4 +157,4 @@ def _block(at_bound: Tensor) -> Tensor:
 def _positive_part(form: Tensor) -> Tensor:
     """The positive semidefinite part of a symmetric form."""
     values, basis = torch.linalg.eigh(form)
-    return (basis * values.clamp(min=0)[..., None, :]) @ basis.mT
+    return compose(basis, values.clamp(min=0), basis.mT)

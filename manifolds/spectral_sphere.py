@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, TangentConstraint, along, check_radius, in_working_dtype
-from modula.manifolds.singular import check_entries, scaled_svd
+from modula.manifolds.base import Manifold, TangentConstraint, along
+from modula.manifolds.checks import check_entries, check_radius
+from modula.manifolds.numerics import compose, in_working_dtype, scaled_svd
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +54,7 @@ class SpectralSphere(Manifold):
         u, s, vh = scaled_svd(point)
         first = torch.arange(s.shape[-1], device=s.device) == 0
         s = torch.where(first, self.radius, s.clamp(max=self.radius))
-        return ((u * s[..., None, :]) @ vh).to(x.dtype)
+        return compose(u, s, vh).to(x.dtype)
 
     def tangent_constraint(self, x: Tensor) -> TangentConstraint:
         (point,) = in_working_dtype(x)
@@ -76,4 +77,4 @@ class SpectralSphere(Manifold):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         super().check_shape(shape)
-        check_entries(str(self), shape)
+        check_entries(self, shape)

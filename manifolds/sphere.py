@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from modula.manifolds.base import check_radius, is_whole
+from modula.manifolds.checks import check_radius, is_whole
 from modula.manifolds.unit_vectors import UnitVectors
 
 

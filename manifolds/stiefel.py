@@ -5,13 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import (
-    Manifold,
-    TangentConstraint,
-    check_radius,
-    in_working_dtype,
-    symmetric,
-)
+from modula.manifolds.base import Manifold, TangentConstraint
+from modula.manifolds.checks import check_radius, check_tall
+from modula.manifolds.numerics import in_working_dtype, symmetric
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,9 +62,4 @@ class Stiefel(Manifold):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         super().check_shape(shape)
-        if shape[-2] < shape[-1]:
-            raise ValueError(
-                f"{self} needs at least as many rows as columns, got shape {tuple(shape)}: "
-                f"transpose the weight, or declare Transposed({self}), whose rows are orthonormal "
-                f"instead of its columns"
-            )
+        check_tall(self, shape, "orthonormal")

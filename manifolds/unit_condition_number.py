@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, TangentConstraint, in_working_dtype, symmetric
-from modula.manifolds.singular import check_entries, scaled_svd
-from modula.manifolds.unit_vectors import unit
+from modula.manifolds.base import Manifold, TangentConstraint
+from modula.manifolds.checks import check_entries, check_tall
+from modula.manifolds.numerics import in_working_dtype, scaled_svd, symmetric, unit
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,13 +61,8 @@ class UnitConditionNumber(Manifold):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         super().check_shape(shape)
-        check_entries(str(self), shape)
-        if shape[-2] < shape[-1]:
-            raise ValueError(
-                f"{self} needs at least as many rows as columns, got shape {tuple(shape)}: "
-                f"transpose the weight, or declare Transposed({self}), whose rows are orthogonal "
-                f"instead of its columns"
-            )
+        check_entries(self, shape)
+        check_tall(self, shape, "orthogonal")
 
 
 def _stretch(x: Tensor) -> Tensor:

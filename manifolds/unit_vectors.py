@@ -5,7 +5,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from modula.manifolds.base import Manifold, TangentConstraint, along, in_working_dtype
+from modula.manifolds.base import Manifold, TangentConstraint, along
+from modula.manifolds.numerics import in_working_dtype, length, unit
 
 
 class UnitVectors(Manifold):
@@ -49,27 +50,3 @@ class UnitVectors(Manifold):
                 f"{self} has no point of shape {tuple(shape)}: a vector without entries has no "
                 f"length, so give every dim at least one"
             )
-
-
-def unit(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """x / ||x||_2 over `dims`; a zero vector becomes the first basis vector.
-
-    The largest entry is divided out first, so that no square over- or underflows. A vector with a
-    NaN or an infinity stays one with NaN: nothing that went wrong before is hidden here.
-    """
-    largest = x.abs().amax(dims, keepdim=True)
-    scaled = torch.where(largest == 0, _first_basis_vector(x, dims), x / largest)
-    return scaled / scaled.square().sum(dims, keepdim=True).sqrt()
-
-
-def length(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """||x||_2 over `dims`, which are kept; no square over- or underflows."""
-    return (x * unit(x, dims)).sum(dims, keepdim=True)
-
-
-def _first_basis_vector(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    first = torch.ones((), dtype=x.dtype, device=x.device)
-    for d in dims:
-        at_zero = torch.arange(x.shape[d], device=x.device) == 0
-        first = first * at_zero.reshape(-1, *(1,) * (-d - 1))
-    return first

@@ -20,7 +20,8 @@ from modula.kernels.elementwise.normalise import normalise
 from modula.kernels.op import Op, Shape
 from modula.kernels.tangent.stiefel import stiefel_map
 from modula.kernels.tangent.unit_condition import unit_condition_map
-from modula.manifolds.base import Manifold, symmetric
+from modula.manifolds.base import Manifold
+from modula.manifolds.numerics import symmetric
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.spd import SPD
 from modula.manifolds.stiefel import Stiefel

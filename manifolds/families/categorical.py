@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution
 
-from modula.manifolds.base import is_whole
+from modula.manifolds.checks import is_whole
 from modula.manifolds.families.base import ExponentialFamily
 
 

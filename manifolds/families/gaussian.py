@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from modula.manifolds.base import is_whole
+from modula.manifolds.checks import is_whole
 from modula.manifolds.families.base import ExponentialFamily
 
 

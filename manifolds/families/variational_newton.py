@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from modula.manifolds.numerics import symmetric
 from modula.manifolds.spd import SPD
 
 
@@ -47,4 +48,4 @@ def stein_hessian(gradients: Tensor, deviations: Tensor, precision: Tensor) -> T
     """
     white = (precision @ deviations[..., None])[..., 0]
     outer = torch.einsum("s...i,s...j->...ij", white, gradients) / len(gradients)
-    return (outer + outer.mT) / 2
+    return symmetric(outer)

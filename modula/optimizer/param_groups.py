@@ -23,7 +23,7 @@ from modula.duality import (
     Unit,
 )
 from modula.duality.metrics.coordinates import describe, is_limited
-from modula.manifolds.base import in_working_dtype
+from modula.manifolds.numerics import in_working_dtype
 from modula.network.algebra import Module
 from modula.network.declare import geometries_of
 from modula.norms.checks import check_fields
