@@ -13,7 +13,7 @@ from modula.duality import Batch
 from modula.network.declare import check_model
 from modula.norms.checks import check_kind
 from modula.optimizer.param_groups import names_of
-from modula.optimizer.watch import Watch
+from modula.optimizer.network_statistics import Watch
 from modula.statistics import Statistics
 
 
