@@ -1,4 +1,4 @@
-"""Certificates while training: how much of the steepest descent each rule's directions miss."""
+"""Certificates while training: by how much each rule's directions miss the steepest descent."""
 
 import logging
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from modula.manifolds.isospectral import Isospectral
 from modula.norms.base import Norm
 from modula.norms.checks import is_kind
 from modula.norms.metrics.base import First
+from modula.optimizer.param_groups import DeclaredWeight
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Certification:
         self.steps = 0
         self.worst: dict[str, Tensor] = {}
         self._found: dict[str, list[tuple[str, Tensor]]] = {}
-        self._passed_over: set[str] = set()
+        self._not_certified: set[str] = set()
 
     @property
     def is_due(self) -> bool:
@@ -70,16 +71,17 @@ class Certification:
         """Count a step."""
         self.steps += 1
 
-    def look(self, batch: Batch, declarations: Sequence[Declaration], names: Sequence[str]) -> None:
-        """Certify what a batch proposes; declarations and names are those of its weights."""
+    def look(self, batch: Batch, weights: Sequence[DeclaredWeight]) -> None:
+        """Certify the directions that a batch has found for its weights."""
         for place, query, direction in batch.proposed():
-            declaration, weight = declarations[place], batch.weights[place]
-            rule, reason = rule_of(declaration.setting, weight.shape), why_not(declaration, weight)
+            name, weight, declaration = weights[place]
+            rule = rule_of(declaration.setting, weight.shape)
+            reason = why_not_certified(declaration, weight)
             if reason:
-                self._passed_over.add(f"{rule} not certified ({reason})")
+                self._not_certified.add(f"{rule} not certified ({reason})")
                 continue
             gap = _gap(declaration, batch, place, query, direction)
-            self._found.setdefault(rule, []).append((names[place], gap))
+            self._found.setdefault(rule, []).append((name, gap))
 
     def end_step(self) -> None:
         """Keep the worst of what was found in this step, and log it."""
@@ -92,17 +94,17 @@ class Certification:
             self.worst[rule] = torch.maximum(largest, self.worst.get(rule, largest).to(device))
         if logger.isEnabledFor(logging.INFO):
             parts = [self._in_words(rule, int(place)) for rule, place in places.items()]
-            parts += sorted(self._passed_over)
+            parts += sorted(self._not_certified)
             logger.info("step %d, worst gaps: %s", self.steps, ", ".join(parts))
-        self._found, self._passed_over = {}, set()
+        self._found, self._not_certified = {}, set()
 
     def _in_words(self, rule: str, place: int) -> str:
         name, gap = self._found[rule][place]
         return f"{rule} {float(gap):.1e} ({name})"
 
 
-def why_not(declaration: Declaration, weight: Tensor) -> str:
-    """Why a weight's direction is none that a certificate speaks of; "" where it is one."""
+def why_not_certified(declaration: Declaration, weight: Tensor) -> str:
+    """Why no certificate speaks of a weight's direction; "" where one does."""
     setting, decay = declaration.setting, as_decay(declaration.weight_decay)
     if isinstance(setting.metric, First):
         return "a chain, no descent guarantee"

@@ -1,34 +1,34 @@
-"""What a step refuses: gradients that hold no number, have no dense values, or are too large."""
+"""Checks of gradients before a step: dense, finite, and small enough to be squared."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from modula.duality import Declaration
+from modula.optimizer.param_groups import DeclaredWeight
 
 logger = logging.getLogger(__name__)
 
-Named = Sequence[tuple[str, Tensor]]  # names need not differ
+WithGradient = Sequence[tuple[DeclaredWeight, Tensor]]
 
 
 class NonFiniteGradient(ArithmeticError):
     """A gradient holds an infinity or a NaN; nothing was changed."""
 
 
-def check_dense(gradients: Named) -> None:
+def check_dense(weights: WithGradient) -> None:
     """Raise ValueError for a sparse gradient."""
-    for name, gradient in gradients:
+    for each, gradient in weights:
         if gradient.is_sparse:
-            raise ValueError(f"{name} has a sparse gradient; use Embedding(sparse=False)")
+            raise ValueError(f"{each.name} has a sparse gradient; use Embedding(sparse=False)")
 
 
-def check_finite(gradients: Named) -> None:
+def check_finite(weights: WithGradient) -> None:
     """Raise NonFiniteGradient that names the weights; waits for the device for each."""
-    bad = [name for name, gradient in gradients if not gradient.isfinite().all()]
+    bad = [each.name for each, gradient in weights if not gradient.isfinite().all()]
     if bad:
         raise NonFiniteGradient(
             f"the gradient of {', '.join(bad)} is not finite; no weight and no state was changed. "
@@ -36,35 +36,38 @@ def check_finite(gradients: Named) -> None:
         )
 
 
-def left_out(
-    rows: Sequence[tuple[str, Tensor, Declaration]], before: Collection[int] = ()
-) -> set[int]:
-    """Ids of the weights, all with a gradient, that have no part in a step.
+def usable_gradients(
+    weights: Iterable[DeclaredWeight], before: Collection[int] = ()
+) -> tuple[dict[int, Tensor], set[int]]:
+    """Gradients to step with, by id of their weight, and the ids of weights left out of the step.
 
-    A warning names them, apart from those that had no part in the step `before` either.
-    They have a metric, which averages squares, and a gradient whose squares overflow: an infinity
-    would stay in the average for good, and hold the weight still.
+    Left out are weights with a metric, which averages squares, and a gradient whose squares
+    overflow: an infinity would stay in the average for good, and hold the weight still.  A warning
+    names those that were not left out of the step `before` either.
 
     Raises ValueError for a sparse gradient, NonFiniteGradient for one that holds no number; waits
     for the device once where all is well.
     """
-    gradients = [(name, weight.grad) for name, weight, _ in rows if weight.grad is not None]
-    check_dense(gradients)
-    if squares_are_finite([gradient for _, gradient in gradients]):
-        return set()
-    check_finite(gradients)
-    found = {}
-    for (name, weight, declaration), (_, gradient) in zip(rows, gradients, strict=True):
-        if declaration.has_metric and not squares_are_finite([gradient]):
-            found[id(weight)] = name
-    new = [name for weight, name in found.items() if weight not in before]
+    found = [(each, grad) for each in weights if (grad := each.weight.grad) is not None]
+    check_dense(found)
+    gradients = {id(each.weight): gradient for each, gradient in found}
+    if squares_are_finite([*gradients.values()]):
+        return gradients, set()
+    check_finite(found)
+    overflowing = {
+        id(each.weight): each.name
+        for each, gradient in found
+        if each.declaration.has_metric and not squares_are_finite([gradient])
+    }
+    new = [name for weight, name in overflowing.items() if weight not in before]
     if new:
         logger.warning(
             "too large to be squared, and so left out of the step until it is smaller: "
             "the gradient of %s",
             ", ".join(new),
         )
-    return {*found}
+    kept = {weight: each for weight, each in gradients.items() if weight not in overflowing}
+    return kept, {*overflowing}
 
 
 def squares_are_finite(tensors: Sequence[Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""What an optimizer's metrics ask of the network besides its gradients, collected as it trains."""
+"""Statistics of the network that metrics read besides gradients, gathered between two steps."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, per
 
 logger = logging.getLogger(__name__)
 
-# What is only there after passes inside a context of the optimizer.
+# Statistics of the passes inside a context of the optimizer; no other pass shows them.
 CONTEXTS = {"sampled": SAMPLED, "perturbed": (GRADIENT_TIMES_NOISE,)}
 
 
-class Watch:
-    """Statistics of the weights of a model, gathered between two steps.
+class NetworkStatistics:
+    """Statistics of a network's weights, gathered between two steps by hooks on its layers.
 
     model   the network that the weights belong to
     wanted  names of statistics by full name of the weight
     group   the processes that average gradients; None for those of a DistributedDataParallel
             in the model
+
+    Raises ValueError for a weight whose layer does not show what is wanted of it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Watch:
         self._group = _group_of(model) if group is None else group
         self._weights = dict(model.named_parameters())
         self._model = model
+        # A gradient at sampled labels needs no hook: after the passes it stands in .grad.
         hooked = {
             name: [each for each in names if each != SAMPLED_GRADIENT]
             for name, names in self.wanted.items()
@@ -53,8 +56,11 @@ class Watch:
         hooked = {name: names for name, names in hooked.items() if names}
         self._collector = Collector(model, hooked) if hooked else None
         self._sampled: dict[str, Tensor] = {}
-        self._inside: list[str] = []  # contexts that are entered
-        self._waits = [context for context, names in CONTEXTS.items() if self.asks_for(*names)]
+        self._entered: list[str] = []  # contexts that are not left yet
+        self._unseen = [context for context, names in CONTEXTS.items() if self.asks_for(*names)]
+        everything = (each for names in self.wanted.values() for each in names)
+        # Those of what goes into a layer do not depend on a factor of the loss.
+        self.is_scaled = any(each.removeprefix("sampled_") not in INPUTS for each in everything)
 
     def asks_for(self, *statistics: str) -> bool:
         """Whether any weight wants one of these statistics."""
@@ -66,19 +72,13 @@ class Watch:
         if self._collector:
             self._collector.expect(statistics)
 
-    @property
-    def is_scaled(self) -> bool:
-        """Whether any depends on a factor of the loss: those of what goes into a layer do not."""
-        wanted = (each for names in self.wanted.values() for each in names)
-        return any(each.removeprefix("sampled_") not in INPUTS for each in wanted)
-
     def forget(self) -> None:
-        """What passes at the training loss showed so far; those at sampled labels stay."""
+        """Drop what passes at the training loss showed so far; those at sampled labels stay."""
         if self._collector:
             self._collector.forget()
 
     def take(self, loss_scale: Tensor | float = 1.0) -> Statistics:
-        """All statistics by weight and name, and forget them.
+        """Statistics since they were last taken, by weight and name.
 
         loss_scale  by which the losses of all passes were multiplied
 
@@ -89,23 +89,24 @@ class Watch:
             found.setdefault(name, {})[SAMPLED_GRADIENT] = gradient / loss_scale
         self._sampled = {}
         self._share_(found)
-        self._refuse_single(found)
-        _keep_finite_(found)
-        if self._waits:
-            self._warn(found)
+        self._check_microbatches(found)
+        _drop_overflows_(found)
+        if self._unseen:
+            self._warn_of_unseen(found)
         return found
 
-    def _refuse_single(self, found: Statistics) -> None:
-        """A metric that asks how microbatches differ would otherwise leave its weight as it is."""
+    def _check_microbatches(self, found: Statistics) -> None:
+        """Raise ValueError where a metric compares microbatches and there are not two."""
+        # Such a metric measures nothing in a single one, and its weight would stay in silence.
         for name, names in self._expected.items():
             for statistic in {MICROBATCHES, SAMPLED_MICROBATCHES}.intersection(names):
                 parts = found.get(name, {}).get(statistic)
                 trained = statistic == MICROBATCHES and self._weights[name].grad is not None
                 if parts is None and trained or parts is not None and len(parts) < 2:
-                    raise ValueError(_single(name, statistic, 0 if parts is None else 1))
+                    raise ValueError(_too_few(name, statistic, 0 if parts is None else 1))
 
     def _share_(self, found: Statistics) -> None:
-        """Let all processes that average gradients have the same statistics."""
+        """Make the statistics those of all processes that average gradients."""
         if not self.wanted or not dist.is_available() or not dist.is_initialized():
             return
         if self._group is None and dist.get_world_size() > 1:
@@ -120,34 +121,35 @@ class Watch:
         if self._group is not None:
             share_(found, self._expected, self._group, next(iter(self._weights.values())).device)
 
-    def _warn(self, found: Statistics) -> None:
+    def _warn_of_unseen(self, found: Statistics) -> None:
         """Say once if the first step comes before any pass that a metric depends on."""
         seen = {name for statistics in found.values() for name in statistics}
-        for context in self._waits:
+        for context in self._unseen:
             if seen.isdisjoint(CONTEXTS[context]):
                 logger.warning(
                     "a metric reads what backward passes inside optimizer.%s() show, and there "
                     "was none yet: until there is one it measures nothing",
                     context,
                 )
-        self._waits = []
+        self._unseen = []
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
         """Backward passes inside feed the statistics called sampled_..., and leave .grad alone."""
         seen = self._collector.sampled() if self._collector else nullcontext()
-        with self._entered("sampled"), gradients_kept(self._model), seen:
+        with self._inside("sampled"), gradients_kept(self._model), seen:
             yield
             for name, weight in self._weights.items():
                 if weight.grad is not None and SAMPLED_GRADIENT in self.wanted.get(name, ()):
                     self._add(name, weight.grad)
 
     def _add(self, name: str, gradient: Tensor) -> None:
-        """Passes of one step add up.  A view is part of a bucket, where others' will be."""
+        """Passes of one step add up."""
         before = self._sampled.get(name)
         if before is not None:
             self._sampled[name] = before + gradient
         else:
+            # A view is part of a DistributedDataParallel's bucket, which the next pass overwrites.
             self._sampled[name] = gradient.clone() if gradient._is_view() else gradient
 
     @contextmanager
@@ -155,22 +157,22 @@ class Watch:
         """Inside, each named weight is moved by its noise, which gradients are multiplied with."""
         seen = self._collector.perturbed(noises) if self._collector else nullcontext()
         weights = [self._weights[name] for name in noises]
-        with self._entered("perturbed"), perturbed(weights, noises.values()), seen:
+        with self._inside("perturbed"), perturbed(weights, noises.values()), seen:
             yield
 
     @contextmanager
-    def _entered(self, context: str) -> Iterator[None]:
-        self._inside.append(context)
+    def _inside(self, context: str) -> Iterator[None]:
+        self._entered.append(context)
         try:
             yield
         finally:
-            self._inside.remove(context)
+            self._entered.remove(context)
 
     def refuse_step(self) -> None:
-        """Raise RuntimeError where weights or gradients are others than those to step with."""
-        if self._inside:
+        """Raise RuntimeError inside `sampled` and `perturbed`: weights or gradients are others."""
+        if self._entered:
             raise RuntimeError(
-                f"step was called inside optimizer.{self._inside[-1]}(), where weights or "
+                f"step was called inside optimizer.{self._entered[-1]}(), where weights or "
                 "gradients are others for a moment: leave it first, then step"
             )
 
@@ -181,8 +183,9 @@ def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
     return next((each.process_group for each in wrapped), None)
 
 
-def _keep_finite_(found: Statistics) -> None:
-    """Gradients at sampled labels overflow where a GradScaler, which sees others, cannot tell."""
+def _drop_overflows_(found: Statistics) -> None:
+    """Drop gradients at sampled labels where a square of any overflows, with a warning."""
+    # A GradScaler, which sees the gradients of the training loss alone, cannot tell.
     names = (SAMPLED_GRADIENT, SAMPLED_MICROBATCHES)
     sampled = [each[name] for each in found.values() for name in names if name in each]
     if not squares_are_finite(sampled):
@@ -195,7 +198,7 @@ def _keep_finite_(found: Statistics) -> None:
                 statistics.pop(name, None)
 
 
-def _single(name: str, statistic: str, count: int) -> str:
+def _too_few(name: str, statistic: str, count: int) -> str:
     passes = "at sampled labels " if statistic == SAMPLED_MICROBATCHES else ""
     return (
         f"the metric of {name} compares microbatches, and this step had {count} {passes}for it: "

@@ -1,4 +1,4 @@
-"""Numbers of the whole network, known between directions and steps."""
+"""Numbers of the whole network, such as its dual norm, which are known before any weight moves."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LENGTH = "length"  # what all learning rates are multiplied by
 LengthRule = Automatic | Clip | ShortStep
 
 
-class Whole(ABC):
-    """A number made of what all weights say; no weight moves before it is known."""
+class NetworkNumber(ABC):
+    """A number that every weight has a part in; no weight moves before it is known."""
 
     @property
     @abstractmethod
@@ -27,20 +27,31 @@ class Whole(ABC):
         """The name that lines read it by, or LENGTH."""
 
     @abstractmethod
-    def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
-        """What one batch, whose directions are known, says: a row a weight, or one in all."""
+    def part(self, batch: Batch, options: Mapping[str, Any]) -> Tensor:
+        """The part of a batch, whose directions are known: a row a weight, or one in all."""
 
     @abstractmethod
     def value(self, parts: Tensor) -> Tensor:
         """The number, 0-d, for the parts of all batches, one below the other."""
 
     def shares(self, parts: Tensor) -> Tensor | None:
-        """By what part of its direction each weight steps; None for the whole of it."""
+        """Per-weight multiplier of the direction; None means 1."""
         return None
+
+    def measure(self, batches: Sequence[tuple[Batch, Mapping[str, Any]]]) -> Tensor:
+        """The number, 0-d, for batches and their options; multiplies directions by their shares."""
+        parts = [self.part(batch, options) for batch, options in batches]
+        together = torch.cat([part.to(parts[0].device) for part in parts])
+        shares = self.shares(together)
+        if shares is not None:
+            own = shares.split([len(part) for part in parts])
+            for (batch, _), share in zip(batches, own, strict=True):
+                batch.share_out(share.to(batch.weights[0].device))
+        return self.value(together)
 
 
 @dataclass(frozen=True)
-class Length(Whole):
+class Length(NetworkNumber):
     """The length of the step in the modular norm, from the dual norm of the whole network."""
 
     rule: LengthRule
@@ -49,9 +60,9 @@ class Length(Whole):
     def name(self) -> str:
         return LENGTH
 
-    def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
+    def part(self, batch: Batch, options: Mapping[str, Any]) -> Tensor:
         if isinstance(self.rule, ShortStep):
-            return batch.frank_wolfe_gaps(live)
+            return batch.frank_wolfe_gaps(options)
         return batch.dual_norms()
 
     def value(self, parts: Tensor) -> Tensor:
@@ -62,14 +73,14 @@ class Length(Whole):
 
 
 @dataclass(frozen=True)
-class MeanSquare(Whole):
+class MeanSquare(NetworkNumber):
     """The mean of Adam's second moments, for the decays that are scheduled by it."""
 
     @property
     def name(self) -> str:
         return MEAN_SQUARE
 
-    def part(self, batch: Batch, live: Mapping[str, Any]) -> Tensor:
+    def part(self, batch: Batch, options: Mapping[str, Any]) -> Tensor:
         return batch.squares()
 
     def value(self, parts: Tensor) -> Tensor:
@@ -77,15 +88,12 @@ class MeanSquare(Whole):
         return sum_of_squares / number.clamp(min=1)
 
 
-def number_of(whole: Whole, batches: Sequence[Batch], parts: Sequence[Tensor]) -> Tensor:
-    """The number, for what each batch says; the batches hear of their shares, if there are any."""
-    together = torch.cat([part.to(parts[0].device) for part in parts])
-    shares = whole.shares(together)
-    if shares is not None:
-        own = shares.split([len(part) for part in parts])
-        for batch, share in zip(batches, own, strict=True):
-            batch.share_out(share.to(batch.weights[0].device))
-    return whole.value(together)
+def network_numbers(rule: LengthRule | None, batches: Sequence[Batch]) -> list[NetworkNumber]:
+    """The numbers that the weights of these batches wait for; [] where they need not."""
+    found: list[NetworkNumber] = [] if rule is None else [Length(rule)]
+    if any(batch.asks_mean_square for batch in batches):
+        found.append(MeanSquare())
+    return found
 
 
 def length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -13,14 +12,12 @@ from torch import Tensor, nn
 
 from modula.duality import (
     Average,
-    Batch,
     Decay,
     Declaration,
     Momentum,
     Plan,
     Potential,
     Unit,
-    batches,
     plan_of,
     program_of,
 )
@@ -30,44 +27,31 @@ from modula.norms.checks import check_kind
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.certification import Certification
 from modula.optimizer.grad_scaler import scale_and_overflow_
-from modula.optimizer.gradients import NonFiniteGradient, left_out
-from modula.optimizer.network_wide import (
-    LENGTH,
-    Length,
-    MeanSquare,
-    Whole,
-    check_length,
-    length_rule,
-    number_of,
-)
+from modula.optimizer.gradients import NonFiniteGradient, usable_gradients
+from modula.optimizer.initial_projection import InitialProjection, initial_projections, project_
+from modula.optimizer.network_statistics import NetworkStatistics
+from modula.optimizer.network_wide import check_length, length_rule
 from modula.optimizer.param_groups import (
+    DeclaredWeight,
     Group,
-    Landing,
-    check_loadable,
     check_not_negative,
     declarations_of,
-    fingerprint,
-    land_,
-    landing_of,
     names_of,
     param_groups,
     refuse_beside_groups,
-    say_what_is_cut,
-    undone_if_it_fails,
+    warn_of_limited_metrics,
 )
-from modula.optimizer.watching import Watching
-from modula.statistics import Statistics
+from modula.optimizer.state_dict import check_loadable, copy_state_, fingerprint
+from modula.optimizer.weight_batches import WeightBatches
 
-logger = logging.getLogger(__name__)
-
-# What a copy or a pickle needs besides torch's own; the batches are derived again.
-_OWN = (
+# What a copy or a pickle needs besides torch's own; batches are derived again.
+_PICKLED = (
     *("length_rule", "maximize", "on_nonfinite", "skipped", "state_dtype"),
-    *("_last_lr", "_order", "_declarations", "_landings", "_certification"),
+    *("_last_lr", "_order", "_weights", "_certification"),
 )
 
 
-class SteepestDescent(Watching):
+class SteepestDescent(torch.optim.Optimizer):
     r"""Steepest descent under declared norms and manifolds.
 
         D = argmax <m, D>  over  ||D|| <= 1, D tangent at w
@@ -134,26 +118,26 @@ class SteepestDescent(Watching):
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
         self._certification = None if certify_every is None else Certification(certify_every)
-        self._declarations: list[list[Declaration]] = []
-        self._batches = []
+        self._weights: list[list[DeclaredWeight]] = []  # by group
+        self._batches = WeightBatches(self.length_rule, state_dtype, self._certification)
+        self._statistics: NetworkStatistics | None = None
         self._last_lr: Tensor | None = None
-        self._seen: Statistics = {}
-        self._left_out: set[int] = set()  # ids of weights that do not move in this step
+        self._overflowing: set[int] = set()  # ids of weights that the last step left out
         if groups is None:
-            own = declarations_of(model, momentum, potential, weight_decay)
-            groups = [Group(own)]
+            groups = [Group(declarations_of(model, momentum, potential, weight_decay))]
         else:
             refuse_beside_groups(momentum, potential, weight_decay)
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
-        self._landings: list[Landing] | None = []
+        # Collected while groups are added, and made when all is derived: until then an error
+        # leaves every weight as it was.
+        self._projections: list[InitialProjection] | None = []
         super().__init__(param_groups(groups, weights, rate), {"lr": rate})
         self.watch(model, process_group)
-        # Only now, when everything is derived: an error leaves every weight as it was.
-        land_(self._landings)
-        self._landings = None
-        say_what_is_cut(self._rows())
+        project_(self._projections)
+        self._projections = None
+        warn_of_limited_metrics(each for group in self._weights for each in group)
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
@@ -178,57 +162,118 @@ class SteepestDescent(Watching):
         try:
             for name, each in zip(names_of(self.param_groups[-1]), declarations, strict=True):
                 check_kind("add_param_group", repr(name), each, Declaration)
-            self._derive_group(self.param_groups[-1], param_group.keys(), declarations)
+            self._derive(self.param_groups[-1], param_group.keys(), declarations)
         except (ValueError, LookupError):
             self.param_groups.pop()
             raise
 
-    def _derive_group(
+    def _derive(
         self, group: dict[str, Any], given: Collection[str], declarations: list[Declaration]
     ) -> None:
+        """Derive the programs of a group, which is the last of param_groups, and their state."""
         for key in self.defaults.keys() - given - {"lr"}:
             del group[key]  # a default of the first group, which this one's programs may not have
-        weights: list[Tensor] = group["params"]
-        rows = list(zip(declarations, weights, names_of(group), strict=True))
-        programs, landings = [], list[Landing]()
-        for declaration, weight, name in rows:
-            with about(name):
-                check_length(self.length_rule, declaration.setting.potential)
-                programs.append(program_of(declaration, weight.shape, name))
-                landings += landing_of(declaration, weight, name)
+        rows = zip(names_of(group), group["params"], declarations, strict=True)
+        weights = [DeclaredWeight(*row) for row in rows]
+        programs, projections = [], list[InitialProjection]()
+        for each in weights:
+            with about(each.name):
+                check_length(self.length_rule, each.declaration.setting.potential)
+                programs.append(program_of(each.declaration, each.weight.shape, each.name))
+                projections += initial_projections(each)
         for program in programs:
             for key, value in program.live.items():
                 group.setdefault(key, value)
-        group["geometry"] = [fingerprint(d) for d in declarations]
-        self._declarations.append(declarations)
-        self._batches.append(batches(programs, weights, self.state_dtype))
-        self._bind_state()
-        if self._landings is None:
-            land_(landings)
+        group["geometry"] = [fingerprint(declaration) for declaration in declarations]
+        self._batches.add(len(self._weights), weights, programs)
+        self._weights.append(weights)
+        self.state.update(self._batches.state())
+        if self._projections is None:
+            project_(projections)
         else:
-            self._landings += landings
-
-    def _bind_state(self) -> None:
-        """Let self.state show each weight's part of the batches' buffers."""
-        for group, compiled in zip(self.param_groups, self._batches, strict=False):
-            for batch, positions in compiled:
-                for index, position in enumerate(positions):
-                    self.state[group["params"][position]] = batch.state_of(index)
+            self._projections += projections
 
     @property
     def plan(self) -> Plan:
         """What is done to each weight, and why: print it."""
         rows = [
             (name, tuple(weight.shape), declaration, weight.element_size())
-            for name, weight, declaration in self._rows()
+            for group in self._weights
+            for name, weight, declaration in group
         ]
         kept = self.state_dtype.itemsize if self.state_dtype else None
         return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))), kept)
 
-    def _rows(self) -> Iterator[tuple[str, Tensor, Declaration]]:
-        """Name, tensor and declaration of every weight."""
-        for group, declarations in zip(self.param_groups, self._declarations, strict=True):
-            yield from zip(names_of(group), group["params"], declarations, strict=True)
+    # --- statistics of the network ------------------------------------------------------------
+
+    def watch(self, model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
+        """Collect from this model what the metrics read; a copy of an optimizer must be told.
+
+        process_group  processes that average gradients, so that statistics are averaged too; None
+                       for those of a DistributedDataParallel in the model.  Where several processes
+                       run and neither says which, `step` raises RuntimeError
+
+        Raises ValueError for weights whose layer does not show what is asked of it.
+        """
+        check_model("watch", model)
+        if process_group is not None and dist.is_available():
+            check_kind("watch", "process_group", process_group, dist.ProcessGroup)
+        self._statistics = NetworkStatistics(model, self._batches.statistics(), process_group)
+        self._expect()
+
+    def asks_for(self, *statistics: str) -> bool:
+        """Whether a metric reads one of these, such as "sampled_gradient"."""
+        return self._statistics is not None and self._statistics.asks_for(*statistics)
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Backward passes inside feed the metrics that read a Fisher, and leave .grad alone.
+
+        with optimizer.sampled():
+            F.cross_entropy(logits, modula.statistics.sampled_labels(logits)).backward()
+
+        Where a GradScaler scales the loss, it shall scale this one too.
+        """
+        with self._watched().sampled():
+            yield
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """Forward and backward passes inside are at weights drawn from the metrics' posterior.
+
+        Afterwards the weights are what they were, bit by bit.  Nothing happens where no metric
+        has one, so that a training loop may always use it.  Several draws a step are averaged:
+        enter as often, with a loss that is divided by their number.  Processes may draw alike or
+        differently.
+        """
+        with torch.no_grad():
+            noises = self._batches.noises(self.param_groups)
+        with self._watched().perturbed(noises) if noises else nullcontext():
+            yield
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and what metrics saw of the passes that made them."""
+        super().zero_grad(set_to_none)
+        if self._statistics is not None:
+            self._statistics.forget()
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
+        return self._statistics is not None and bool(self._statistics.wanted)
+
+    def _watched(self) -> NetworkStatistics:
+        if self._statistics is None:
+            raise RuntimeError(
+                "this optimizer is a copy and does not know its network: call "
+                "optimizer.watch(model) before the next forward pass"
+            )
+        return self._statistics
+
+    def _expect(self) -> None:
+        """Let the network show what the next step reads, and nothing else."""
+        if self._statistics is not None and self._statistics.wanted:
+            self._statistics.expect(self._batches.next_statistics())
 
     # --- the step -----------------------------------------------------------------------------
 
@@ -246,25 +291,40 @@ class SteepestDescent(Watching):
         ValueError where a metric needs the loss_scale and nobody says it, RuntimeError inside
         `sampled` or `perturbed`.
         """
-        if self._watch is not None:
-            self._watch.refuse_step()
+        network = self._statistics
+        if network is not None:
+            network.refuse_step()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        is_scaled = self._watch is not None and self._watch.is_scaled
+        is_scaled = network is not None and network.is_scaled
         scale, overflowed = scale_and_overflow_(self, loss_scale, is_scaled)
+        # Taken even where the step is left out, whose statistics shall not be in the next one's.
         # What is maximized has a negative loss: of it, too, are the gradients times noise.
-        self._seen = self._statistics(-scale if self.maximize else scale)
-        if not overflowed and self._gradients_are_usable():
-            if self._certification is not None:
-                self._certification.begin_step()
-            with undone_if_it_fails(self._may_fail()):
-                self._step_with(self._wholes())
-            if self._certification is not None:
-                self._certification.end_step()
-        self._expect()
+        seen, asks = {}, self._batches.asks_statistics
+        if asks:
+            seen = self._watched().take(-scale if self.maximize else scale)
+        gradients = None if overflowed else self._gradients()
+        if gradients is not None:
+            self._last_lr = self._batches.step(self.param_groups, gradients, seen)
+        if asks:
+            self._expect()
         return loss
+
+    def _gradients(self) -> dict[int, Tensor] | None:
+        """Gradients to step with, by id of their weight; None where the step is skipped."""
+        weights = [each for group in self._weights for each in group]
+        try:
+            gradients, self._overflowing = usable_gradients(weights, before=self._overflowing)
+        except NonFiniteGradient:
+            if self.on_nonfinite == "raise":
+                raise
+            self.skipped += 1
+            return None
+        if self.maximize:  # a region lets a weight go in one direction and not in the other
+            return {weight: -gradient for weight, gradient in gradients.items()}
+        return gradients
 
     @property
     def last_lr(self) -> float:
@@ -277,74 +337,6 @@ class SteepestDescent(Watching):
         worst = {} if self._certification is None else self._certification.worst
         return {rule: float(gap) for rule, gap in worst.items()}
 
-    def _wholes(self) -> list[Whole]:
-        """The numbers of the whole network that its weights wait for; [] where they need not."""
-        found: list[Whole] = [] if self.length_rule is None else [Length(self.length_rule)]
-        if any(batch.asks_mean_square for _, batch, _ in self._each_batch()):
-            found.append(MeanSquare())
-        return found
-
-    def _step_with(self, wholes: Sequence[Whole]) -> None:
-        """Propose and move: batch by batch, unless a number of all of them comes in between."""
-        numbers = self._propose_all(wholes) if wholes else {}
-        for index, batch, positions in self._each_batch():
-            if not wholes:
-                self._propose(index, batch, positions)
-            group, device = self.param_groups[index], batch.weights[0].device
-            here = {name: number.to(device) for name, number in numbers.items()}
-            batch.update(_scalar(here.pop(LENGTH, 1.0) * group["lr"], batch), group, here)
-        length = numbers.get(LENGTH, 1.0) * self.param_groups[0]["lr"]
-        self._last_lr = torch.as_tensor(length, dtype=torch.float64)
-
-    def _may_fail(self) -> list[Tensor]:
-        """What to keep a copy of: weights and state, where some manifold may have no next point."""
-        if not any(d.setting.manifold.can_fail for _, _, d in self._rows()):
-            return []
-        weights = [weight for group in self.param_groups for weight in group["params"]]
-        return [*weights, *(x for weight in weights for x in self.state[weight].values())]
-
-    def _propose_all(self, wholes: Sequence[Whole]) -> dict[str, Tensor]:
-        """Find every weight's direction, and the numbers of the whole network, by name."""
-        batches, parts = list[Batch](), {whole.name: list[Tensor]() for whole in wholes}
-        for index, batch, positions in self._each_batch():
-            self._propose(index, batch, positions)
-            batches.append(batch)
-            for whole in wholes:
-                parts[whole.name].append(whole.part(batch, self.param_groups[index]))
-        return {whole.name: number_of(whole, batches, parts[whole.name]) for whole in wholes}
-
-    def _propose(self, index: int, batch: Batch, positions: list[int]) -> None:
-        group, names = self.param_groups[index], self._names(index, positions)
-        seen = [self._seen.get(name, {}) for name in names] if self._seen else []
-        weights = [group["params"][i] for i in positions]
-        gradients = [None if id(w) in self._left_out else w.grad for w in weights]
-        if self.maximize:  # a region lets a weight go in one direction and not in the other
-            gradients = [None if g is None else -g for g in gradients]
-        batch.propose(gradients, group, seen, self._look_at(index, batch, positions))
-
-    def _look_at(self, index: int, batch: Batch, positions: list[int]) -> Callable[[], None] | None:
-        """What certifies the directions of a batch, in the steps in which that is due."""
-        if self._certification is None or not self._certification.is_due:
-            return None
-        return partial(
-            self._certification.look,
-            batch,
-            [self._declarations[index][i] for i in positions],
-            self._names(index, positions),
-        )
-
-    def _gradients_are_usable(self) -> bool:
-        """Whether there is a step, and which weights have no part in it."""
-        try:
-            rows = [row for row in self._rows() if row[1].grad is not None]
-            self._left_out = left_out(rows, before=self._left_out)
-        except NonFiniteGradient:
-            if self.on_nonfinite == "raise":
-                raise
-            self.skipped += 1
-            return False
-        return True
-
     # --- checkpoints --------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -352,39 +344,26 @@ class SteepestDescent(Watching):
 
         Raises ValueError, with nothing changed, if weights, geometry or shapes differ.
         """
-        check_loadable(self.param_groups, self.state, state_dict)
+        check_loadable(self._weights, self.state, state_dict)
         saved = state_dict["state"]
         super().load_state_dict({**state_dict, "state": {}})
-        self._bind_state()
-        weights = [weight for group in self.param_groups for weight in group["params"]]
-        for index, weight in enumerate(weights):
-            for name, value in self.state[weight].items():
-                value.copy_(saved[index][name])
+        self.state.update(self._batches.state())
+        weights = [each.weight for group in self._weights for each in group]
+        copy_state_(self.state, {weight: saved[i] for i, weight in enumerate(weights)})
         self._expect()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN}}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _PICKLED}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_declarations" not in state:
+        if "_weights" not in state:
             return  # load_state_dict comes this way too, with the batches in place
         saved = {weight: dict(own) for weight, own in self.state.items()}
-        self._batches, self._watch, self._seen, self._left_out = [], None, {}, set()
-        for group, declarations in zip(self.param_groups, self._declarations, strict=True):
-            rows = zip(declarations, group["params"], names_of(group), strict=True)
-            programs = [program_of(d, w.shape, n) for d, w, n in rows]
-            self._batches.append(batches(programs, group["params"], self.state_dtype))
-        self._bind_state()
-        for weight, own in saved.items():
-            for name, value in own.items():
-                self.state[weight][name].copy_(value)
-
-
-def _scalar(lr: Any, batch: Batch) -> Tensor:
-    weight = batch.weights[0]
-    # float64, so that a rate is the same number for weights of every precision.
-    dtype = torch.float32 if weight.device.type == "mps" else torch.float64
-    if isinstance(lr, Tensor):
-        return lr.to(weight.device)
-    return torch.full((), lr, dtype=dtype, device=weight.device)
+        self._batches = WeightBatches(self.length_rule, self.state_dtype, self._certification)
+        self._statistics, self._projections, self._overflowing = None, None, set()
+        for index, weights in enumerate(self._weights):
+            programs = [program_of(w.declaration, w.weight.shape, w.name) for w in weights]
+            self._batches.add(index, weights, programs)
+        self.state.update(self._batches.state())
+        copy_state_(self.state, saved)

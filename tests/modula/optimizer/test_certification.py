@@ -122,7 +122,7 @@ def test_a_delayed_metric_is_looked_at_before_it_learns(name: str) -> None:
     before = net[0].weight.detach().clone()
     train(optimizer, net, 1)
     direction, gradient = before - net[0].weight.detach(), net[0].weight.grad
-    setting = optimizer._declarations[0][0].setting
+    setting = optimizer._weights[0][0].declaration.setting
     found = derive(setting, before.shape).measured
     norm = found.norm([optimizer.state[net[0].weight][name] for name in found.reads])
     after = certify(norm, Euclidean(), before, gradient, direction / norm(direction))
@@ -211,9 +211,7 @@ def test_the_worst_is_kept_and_its_weight_named(caplog: pytest.LogCaptureFixture
         )
         for name in net
     }
-    optimizer = modula.SteepestDescent(
-        net, groups=[modula.optimizer.Group(declarations)], certify_every=1
-    )
+    optimizer = modula.SteepestDescent(net, groups=[modula.Group(declarations)], certify_every=1)
     with caplog.at_level(logging.INFO, logger="modula.optimizer.certification"):
         for size in (1.0, 2.0):
             net["a"].grad = size * torch.tensor([1.5, 2.0])  # half of length 5

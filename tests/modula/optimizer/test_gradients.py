@@ -74,7 +74,8 @@ def test_training_goes_on(
     optimizer = RECIPES[name](net)
     for seed in range(before):
         train(optimizer, net, seed)
-    weights = [weight for _, weight, d in optimizer._rows() if d.has_metric]
+    declared = [each for group in optimizer._weights for each in group]
+    weights = [each.weight for each in declared if each.declaration.has_metric]
     start, kept = loss_of(net), copies(weights)
     caplog.clear()
     train(optimizer, net, 100, HUGE)

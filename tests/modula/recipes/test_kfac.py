@@ -262,9 +262,9 @@ def test_a_network_shows_only_what_the_next_step_reads() -> None:
     for step in range(24):
         optimizer.zero_grad()
         net(draw(4, 6, seed=step)).square().mean().backward()
-        assert optimizer._watch is not None
-        assert optimizer._watch._collector is not None
-        looks.append(len(optimizer._watch._collector._running))
+        assert optimizer._statistics is not None
+        assert optimizer._statistics._collector is not None
+        looks.append(len(optimizer._statistics._collector._running))
         optimizer.step()
     assert [step + 1 for step in range(24) if looks[step]] == [1, 2, 4, 5, 8, 10, 15, 20]
     assert optimizer.state[net[0].weight]["seen_inputs"] == 6
