@@ -14,6 +14,7 @@ from modula.duality.declaration.decay import (
     Independent,
     Scheduled,
 )
+from modula.duality.declaration.declaration import Declaration, program_of
 from modula.duality.declaration.scalers import (
     EntryMoments,
     Graft,
@@ -23,9 +24,11 @@ from modula.duality.declaration.scalers import (
     RowMoments,
     Scaler,
 )
-from modula.duality.plan import Declaration, Plan, Row, plan_of, program_of
+from modula.duality.plan import Plan, Row, plan_of
 from modula.duality.program.batch import Batch, batches
-from modula.duality.program.program import Line, Live, Program, Slot, line
+from modula.duality.program.line import Line, Live, PerWeight, Role, line
+from modula.duality.program.program import Program
+from modula.duality.program.slot import Slot
 from modula.duality.setting.derive import Derived, NoRule, Setting, derive, derives
 from modula.duality.setting.momentum import (
     Average,
@@ -70,10 +73,12 @@ __all__ = [
     "Momentum",
     "NoMomentum",
     "NoRule",
+    "PerWeight",
     "Plan",
     "Potential",
     "Program",
     "QueryStore",
+    "Role",
     "Row",
     "RowMoments",
     "Scaler",

@@ -5,62 +5,19 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from math import prod
 
 from rich.console import Console
 from rich.table import Table
 
-from modula.duality.declaration.decay import Decay, as_decay, has_decay
-from modula.duality.declaration.direction import proposed
-from modula.duality.declaration.scalers import Graft, Scaler
+from modula.duality.declaration.decay import has_decay
+from modula.duality.declaration.declaration import Declaration, program_of, rule_of
 from modula.duality.known_as import known_as
 from modula.duality.metrics.coordinates import describe
-from modula.duality.program.program import POINT, Line, Program, line
-from modula.duality.rules.rotations import chart_shape, rotating
-from modula.duality.setting.derive import Derived, Setting, rule_name
-from modula.kernels.elementwise import averages
+from modula.duality.program.program import Program
 from modula.kernels.op import Shape
-from modula.manifolds.euclidean import Euclidean
-from modula.manifolds.isospectral import Isospectral
-from modula.manifolds.rotations import Rotations
-from modula.norms.checks import check_fields
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """Everything that decides the update of one weight, its name and shape apart.
-
-    setting       norm, manifold, metric, potential, momentum
-    role          what the weight is for, as printed
-    budget        norm of one update at lr = 1
-    weight_decay  rate of (1 - lr budget rate) w before the step; 1/rate is the radius of the
-                  norm ball that the weight then stays in; a Decay puts it elsewhere; None leaves
-                  decay out of the program
-    scalers       what happens to the direction before the step, in this order
-    """
-
-    setting: Setting
-    role: str = "hidden"
-    budget: float = 1.0
-    weight_decay: float | Decay | None = None
-    scalers: tuple[Scaler, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        decay = as_decay(self.weight_decay)  # refuses what is no rate
-        if decay is not None:
-            decay.check(self.setting)
-        kinds = [type(scaler).__name__ for scaler in self.scalers]
-        if len({*kinds}) < len(kinds):
-            raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")
-
-    @property
-    def has_metric(self) -> bool:
-        """Whether squares of the gradient are averaged."""
-        grafts = [each.setting for each in self.scalers if isinstance(each, Graft)]
-        return any(setting.metric is not None for setting in (self.setting, *grafts))
 
 
 @dataclass(frozen=True)
@@ -84,72 +41,6 @@ class Row:
     flops: float
     bytes: float
     state_bytes: int
-
-
-def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> Program:
-    """The whole update of one weight: momentum, direction, scalers, decay, step, retraction."""
-    setting, decay = declaration.setting, as_decay(declaration.weight_decay)
-    rotations = _rotations(setting)
-    if rotations is not None:
-        setting.manifold.check_shape(tuple(shape))
-        free = replace(declaration, setting=replace(setting, manifold=Euclidean()))
-        inner = program_of(free, chart_shape(rotations, shape), name)
-        program = rotating(inner, rotations, shape)
-        return replace(program, proposal=_counting(program.proposal))
-    derived = proposed(setting, shape, name, decay)
-    for scaler in declaration.scalers:
-        derived = scaler.applied(derived, setting, shape)
-    derived, query = _with_decayed_gradient(derived, setting.momentum.query, decay)
-    scale = float(declaration.budget * derived.scale)
-    shrink = decay and decay.shrink(derived.direction, declaration.budget, shape)
-    return Program(
-        proposal=_counting(derived.lines),
-        update=(
-            *((line(POINT, averages.copy, "weight"),) if _looks_back(derived) else ()),
-            *((shrink,) if shrink else ()),
-            line("weight", averages.step, "weight", derived.direction, "lr", scale=scale),
-            *derived.after,
-        ),
-        direction=derived.direction,
-        query=query,
-        slots=derived.slots,
-        draw=derived.draw,
-    )
-
-
-def _looks_back(derived: Derived) -> bool:
-    return any(POINT in each.reads for each in derived.after)
-
-
-def _with_decayed_gradient(
-    derived: Derived, query: str, decay: Decay | None
-) -> tuple[Derived, str]:
-    """The derivation and its query, from a gradient that holds the decay if that is coupled."""
-    first = decay and decay.into_gradient()
-    if not first:
-        return derived, query
-    names = {"gradient": first.result}
-    lines = (first, *(each.renamed(names) for each in derived.lines))
-    direction = names.get(derived.direction, derived.direction)
-    return replace(derived, lines=lines, direction=direction), names.get(query, query)
-
-
-def _rotations(setting: Setting) -> Rotations | None:
-    """How the weight is rotated, if that is how it moves."""
-    return setting.manifold.rotations if isinstance(setting.manifold, Isospectral) else None
-
-
-def rule_of(setting: Setting, shape: Shape) -> str:
-    """The name of the rule that derives a weight's direction, as the plan prints it."""
-    if _rotations(setting) is None:
-        return rule_name(setting, shape)
-    return f"{rule_name(replace(setting, manifold=Euclidean()), shape)}, rotating"
-
-
-def _counting(lines: tuple[Line, ...]) -> tuple[Line, ...]:
-    """The lines, after one that counts the steps if any of them wants to know."""
-    asks = any("step" in each.reads or each.every > 1 for each in lines)
-    return (line("step", averages.count, "step"), *lines) if asks else lines
 
 
 def row_of(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 Shape = Sequence[int]
+Twin = Callable[..., Any]  # what a twin takes and gives: tensors, or lists of them
 
 
 class Locality(Enum):
@@ -44,13 +45,14 @@ def elementwise_cost(flops: float, passes: int) -> Callable[..., Cost]:
 
 @dataclass(frozen=True)
 class Op:
-    """Called like a function: the plain twin, or on CUDA tensors the fused one if there is one.
+    """Called like a function, with tensors, or with lists of them if it has a foreach twin.
 
     plain     pure; any leading batch dims; valid in float64: this is the definition
     cost      cost(shape of one weight, itemsize, **options) -> Cost
     foreach   for elementwise ops: the same arithmetic over lists of tensors, first argument
               overwritten when `writes_first`, so that state and weights are updated in place
-    fused_at  "module:function" of the fused twin, imported on first use: CPU hosts need no Triton
+    fused_at  "module:function" of the fused twin, imported on first use: CPU hosts need no Triton.
+              It takes lists if there is a foreach twin, in place of which it runs
     """
 
     name: str
@@ -61,15 +63,40 @@ class Op:
     writes_first: bool = False
     fused_at: str | None = None
 
+    @property
+    def takes_lists(self) -> bool:
+        """Whether it runs over lists of weights, of any shapes, rather than on a stack of them."""
+        return self.foreach is not None
+
     @cached_property
-    def fused(self) -> Callable[..., Tensor]:
+    def fused(self) -> Twin:
+        """The fused twin, imported."""
         module, function = (self.fused_at or "").split(":")
-        twin: Callable[..., Tensor] = getattr(import_module(module), function)
+        twin: Twin = getattr(import_module(module), function)
         return twin
 
-    def __call__(self, *tensors: Tensor, **options: Any) -> Tensor:
-        twin = self.fused if self.fused_at and tensors[0].is_cuda else self.plain
-        return twin(*tensors, **options)
+    def __call__(self, *reads: Any, **options: Any) -> Any:
+        """The fused twin on CUDA tensors where there is one, else the foreach or the plain one."""
+        first, lists = reads[0], isinstance(reads[0], list)
+        on_cuda = (first[0] if lists else first).is_cuda
+        if self.fused_at and on_cuda and lists == self.takes_lists:
+            return self.fused(*reads, **options)
+        twin = self.foreach if lists and self.foreach else self.plain
+        return twin(*reads, **options)
+
+
+def elementwise(
+    name: str,
+    plain: Callable[..., Tensor],
+    foreach: Callable[..., list[Tensor]],
+    *,
+    flops: float,
+    passes: int,
+    writes_first: bool = False,
+) -> Op:
+    """An op whose entries never mix: so many operations and passes over memory an entry."""
+    cost = elementwise_cost(flops, passes)
+    return Op(name, plain, cost, Locality.ELEMENTWISE, foreach, writes_first)
 
 
 def check_matrix(x: Tensor, name: str) -> None:

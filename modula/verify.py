@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from modula.duality import Certificate, NoRule, Program, Setting, certify, derive
+from modula.duality import Certificate, NoRule, Setting, certify, derive
 from modula.kernels.op import Cost
 from modula.manifolds import (
     SPD,
@@ -163,7 +163,7 @@ def verify_pair(
     Raises NoRule or ValueError where nothing can be derived.
     """
     derived = derive(Setting(norm, manifold), shape)
-    program = Program(derived.lines, ())
+    program = derived.as_program()
     for dtype, kind in product(dtypes, kinds):
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randn(2, *shape, generator=generator, dtype=torch.float64)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC
 from dataclasses import dataclass, replace
 
-from modula.duality.program.program import MEAN_SQUARE, Line, Live, line
+from modula.duality.program.line import Line, Live, PerWeight, Role, line
+from modula.duality.program.names import MEAN_SQUARE
 from modula.duality.setting.derive import Derived, Setting
-from modula.kernels.elementwise import averages, decay
+from modula.kernels.elementwise import decay
 from modula.kernels.op import Shape
 from modula.norms.checks import check_fields
 from modula.norms.metrics.diagonal import Diagonal
@@ -57,7 +58,14 @@ class Decoupled(Decay):
     """
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
-        return line("weight", averages.decay, "weight", "lr", rate=self.live, scale=float(budget))
+        return line(
+            "weight",
+            decay.decay,
+            "weight",
+            "lr",
+            rate=self.live,
+            scale=PerWeight(float(budget)),
+        ).in_role(Role.DECAY)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,12 @@ class Coupled(Decay):
 
     def into_gradient(self) -> Line:
         return line(
-            "decayed_gradient", decay.add_decay, "gradient", "weight", rate=self.live, scale=1.0
+            "decayed_gradient",
+            decay.add_decay,
+            "gradient",
+            "weight",
+            rate=self.live,
+            scale=PerWeight(1.0),
         )
 
 
@@ -84,7 +97,7 @@ class BehindMetric(Decay):
             derived.direction,
             "weight",
             rate=self.live,
-            scale=1 / derived.scale,
+            scale=PerWeight(1 / derived.scale),
         )
         return replace(derived, lines=(*derived.lines, added), direction=added.result)
 
@@ -110,9 +123,9 @@ class Independent(Decay):
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
         share = 1.0 if self.fan_in is None or not len(shape) else self.fan_in / shape[-1]
-        return line(
-            "weight", averages.decay, "weight", "lr", rate=self.live, scale=share / self.peak
-        )
+        scale = PerWeight(share / self.peak)
+        shrunk = line("weight", decay.decay, "weight", "lr", rate=self.live, scale=scale)
+        return shrunk.in_role(Role.DECAY)
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,13 @@ class Scheduled(Decay):
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
         reads = ("weight", "lr", MEAN_SQUARE)
-        return line("weight", decay.scheduled_decay, *reads, rate=self.live, scale=float(budget))
+        return line(
+            "weight",
+            decay.scheduled_decay,
+            *reads,
+            rate=self.live,
+            scale=PerWeight(float(budget)),
+        ).in_role(Role.DECAY)
 
 
 @dataclass(frozen=True)
@@ -158,8 +177,8 @@ class Cautious(Decay):
             direction,
             "lr",
             rate=self.live,
-            scale=float(budget),
-        )
+            scale=PerWeight(float(budget)),
+        ).in_role(Role.DECAY)
 
 
 def as_decay(decay: float | Decay | None) -> Decay | None:

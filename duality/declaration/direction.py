@@ -20,7 +20,8 @@ def proposed(
     names = {"query": setting.momentum.query}
     lines = (*setting.momentum.lines(), *(each.renamed(names) for each in derived.lines))
     direction = names.get(derived.direction, derived.direction)
-    derived = replace(derived, lines=lines, direction=direction)
+    slots = (*setting.momentum.slots, *derived.slots)
+    derived = replace(derived, lines=lines, direction=direction, slots=slots)
     if decay is not None:
         derived = decay.behind(derived)
     return _followed(derived, setting)
@@ -34,4 +35,10 @@ def _followed(derived: Derived, setting: Setting) -> Derived:
     names = {"gradient": derived.direction, "momentum": "velocity", "query": "velocity_query"}
     lines = tuple(each.renamed(names) for each in behind.lines())
     direction = names.get(behind.query, derived.direction)
-    return replace(derived, lines=(*derived.lines, *lines), direction=direction)
+    slots = tuple((names.get(name, name), slot) for name, slot in behind.slots)
+    return replace(
+        derived,
+        lines=(*derived.lines, *lines),
+        direction=direction,
+        slots=(*derived.slots, *slots),
+    )

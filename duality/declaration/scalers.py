@@ -8,7 +8,8 @@ from math import prod, sqrt
 from typing import Any, ClassVar
 
 from modula.duality.declaration.direction import proposed
-from modula.duality.program.program import Line, Live, Slot, line
+from modula.duality.program.line import Line, Live, line
+from modula.duality.program.slot import Slot
 from modula.duality.setting.derive import Derived, Setting
 from modula.kernels.elementwise import averages, length
 from modula.kernels.elementwise.normalise import normalise
@@ -154,7 +155,8 @@ class EntryMoments(Scaler):
             derived.direction,
             beta=self.beta,
         )
-        return _evened(self, derived, setting, shape, moment)
+        slots = (*derived.slots, ("entry_moment", Slot()))
+        return replace(_evened(self, derived, setting, shape, moment), slots=slots)
 
 
 def _evened(

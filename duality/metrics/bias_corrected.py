@@ -12,14 +12,9 @@ from modula.duality.metrics.block_layout import Fitted, fit
 from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates, describe
 from modula.duality.metrics.diagonal import average_of_squares
 from modula.duality.metrics.kronecker import Keeper
-from modula.duality.program.program import (
-    MICROBATCHES,
-    SAMPLED_MICROBATCHES,
-    Line,
-    Live,
-    Slot,
-    line,
-)
+from modula.duality.program.line import Line, Live, line
+from modula.duality.program.names import MICROBATCHES, SAMPLED_MICROBATCHES
+from modula.duality.program.slot import Slot
 from modula.duality.rules.unconstrained import view_ops
 from modula.duality.rules.under_metric import preconditioned
 from modula.duality.setting.derive import Derived, Setting, derives
@@ -58,7 +53,8 @@ def cross_fitted(setting: Setting, shape: Shape) -> Derived:
         floor=metric.floor * scale,
     )
     average = average_of_squares(metric.memory, "square", "gradient")
-    return Derived((AS_STEPPED, direction, *average), scale=scale)
+    slots = (("square", Slot(second_moment=True)),)
+    return Derived((AS_STEPPED, direction, *average), scale=scale, slots=slots)
 
 
 @derives(L2, Euclidean, VarianceCorrected, Sharp)
@@ -129,7 +125,7 @@ def _(metric: Diagonal, shape: Shape) -> Coordinates:
         ),
         core=(Applied(KnownInverse(), ("inverse",)),),
         slots=(
-            ("square", Slot(fill=metric.memory.first)),
+            ("square", Slot(fill=metric.memory.first, second_moment=True)),
             ("inverse", Slot(fill=1 / unseen if unseen else 1.0)),
         ),
     )

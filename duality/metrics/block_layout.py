@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from math import prod
 
-from modula.duality.program.program import Slot
+from modula.duality.program.slot import Slot
 from modula.kernels.moments.spiked import SpikedMatrix
 from modula.kernels.moments.structure import DIAGONAL, FULL, LOWER, BlockMatrix, Structure
 from modula.kernels.op import Shape

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from modula.duality.program.program import STATISTICS, Line, Slots, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.names import STATISTICS
+from modula.duality.program.slot import Slots
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.blocks import BlockView
 from modula.norms.maps.linear import Inverse, LinearChain, LinearMap, OnBlocks

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates
-from modula.duality.program.program import Line, Slot, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
 from modula.kernels.moments import second_moment
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
@@ -52,7 +53,7 @@ def _(metric: Diagonal, shape: Shape, whole: bool) -> Coordinates:
     return Coordinates(
         before=average_of_squares(metric.memory, "square", "sample"),
         core=(Applied(build, ("square",)),),
-        slots=(("square", Slot(fill=metric.memory.first)),) if metric.memory.first else (),
+        slots=(("square", Slot(fill=metric.memory.first, second_moment=True)),),
     )
 
 

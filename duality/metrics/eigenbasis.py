@@ -18,7 +18,8 @@ from modula.duality.metrics.coordinates import (
 )
 from modula.duality.metrics.diagonal import average_of_squares
 from modula.duality.metrics.kronecker import Keeper
-from modula.duality.program.program import Line, Slot, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot
 from modula.kernels.moments import eigenbasis
 from modula.kernels.op import Cost, Shape, elementwise_cost
 from modula.norms.maps.linear import Elementwise, LinearMap, Rotation

@@ -8,7 +8,8 @@ from math import prod
 from modula.duality.metrics.block_layout import Fitted
 from modula.duality.metrics.coordinates import Applied, Coordinates, with_cost_of
 from modula.duality.metrics.kronecker import InverseAlong
-from modula.duality.program.program import Line, Slot, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
 from modula.kernels.moments import factors, second_moment
 from modula.kernels.moments.structure import Structure

@@ -9,7 +9,8 @@ from modula.duality.metrics.coordinates import Coordinates, coordinates, describ
 from modula.duality.metrics.factors import Factors
 from modula.duality.metrics.kronecker import MODES
 from modula.duality.metrics.layer_matrix import Matrix
-from modula.duality.program.program import Line, Slot, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot
 from modula.kernels.moments import factors, inverse_free, second_moment
 from modula.kernels.op import Shape
 from modula.norms.metrics.base import Memory

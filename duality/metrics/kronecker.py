@@ -17,7 +17,8 @@ from modula.duality.metrics.coordinates import (
     with_cost_of,
 )
 from modula.duality.metrics.spiked import InverseSpiked, Subspace
-from modula.duality.program.program import Line, Slot, Slots, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot, Slots
 from modula.kernels.moments import root, second_moment, spiked
 from modula.kernels.moments.structure import Structure
 from modula.kernels.op import Cost, Op, Shape

@@ -19,7 +19,8 @@ from modula.duality.metrics.coordinates import (
 )
 from modula.duality.metrics.kronecker import InverseAlong
 from modula.duality.metrics.layer_matrix import DIMS, Matrix
-from modula.duality.program.program import Line, Slot, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot
 from modula.kernels.moments import layer, root
 from modula.kernels.moments.second_moment import mean_eigenvalue
 from modula.kernels.moments.structure import FULL

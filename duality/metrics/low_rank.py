@@ -16,7 +16,8 @@ from modula.duality.metrics.coordinates import (
     with_cost_of,
 )
 from modula.duality.metrics.factors import usable_sample
-from modula.duality.program.program import Line, Slot, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
 from modula.kernels.moments import factors, low_rank, second_moment, spiked
 from modula.kernels.op import Cost, Op, Shape

@@ -9,7 +9,7 @@ from modula.duality.metrics.block_layout import fit
 from modula.duality.metrics.coordinates import Coordinates, coordinates, describe
 from modula.duality.metrics.factors import Factors
 from modula.duality.metrics.kronecker import MODES
-from modula.duality.program.program import Line
+from modula.duality.program.line import Line
 from modula.kernels.moments import factors, psgd, second_moment
 from modula.kernels.op import Shape
 from modula.norms.metrics.psgd import EQ, PRO, PSGD, Solver

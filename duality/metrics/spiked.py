@@ -10,7 +10,8 @@ from torch import Tensor
 
 from modula.duality.metrics.block_layout import Fitted
 from modula.duality.metrics.coordinates import with_cost_of
-from modula.duality.program.program import Line, Slot, Slots, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.slot import Slot, Slots
 from modula.kernels.moments import eigenbasis, spiked
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.maps.linear import Inverse, LinearMap

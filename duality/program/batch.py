@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from modula.duality.program.program import (
-    COUNTERS,
-    MEAN_SQUARE,
-    NOISE,
-    ROUNDINGS,
-    Line,
-    Live,
-    Program,
-    Slot,
-)
-from modula.duality.program.state import Storage
+from modula.duality.program.line import Line, PerWeight, Role
+from modula.duality.program.names import NOISE, STEP
+from modula.duality.program.program import Program
+from modula.duality.program.refresh import turns
+from modula.duality.program.slot import COUNTER, Slot
+from modula.duality.program.state import StateBuffer
 
+ROUNDINGS = "roundings"  # counts the steps in which state was rounded at random
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
 CACHE_ENTRIES = 1 << 18
 # Elsewhere it is bounded where lines work on copies of state or weights, which shall stay small.
@@ -28,6 +24,13 @@ COPIED_ENTRIES = 1 << 24
 
 Rows = tuple[int, ...]
 Statistics = Mapping[str, Tensor]
+
+
+class BatchLine(NamedTuple):
+    """A line, with those of its options that differ by weight: for each a list, one a weight."""
+
+    line: Line
+    per_weight: Mapping[str, list[float]]
 
 
 class Batch:
@@ -50,29 +53,33 @@ class Batch:
         self.program = programs[0].signature
         self.kept = kept
         self.weights = list(weights)
-        self.scales = [_scales(program) for program in programs]
-        counted = () if kept is None else (ROUNDINGS,)
-        self.state = {name: self._new_state(name) for name in (*self.program.state, *counted)}
-        self.asks_mean_square = any(MEAN_SQUARE in each.reads for each in self.program.lines)
+        slots = dict(self.program.slots) | ({} if kept is None else {ROUNDINGS: COUNTER})
+        self.state = {name: self._new_state(slot) for name, slot in slots.items()}
+        self.asks_mean_square = self.program.reads_mean_square
+        self.statistics = self.program.statistics
+        self._proposal = _with_lists([each.proposal for each in programs])
+        self._update = _with_lists([each.update for each in programs])
+        self._draw = _with_lists([each.draw for each in programs])
+        self._all = tuple(range(len(self.weights)))
         self.turns = list(turns) or [0.0] * len(self.weights)
         self._env: dict[str, list[Tensor] | Tensor] = {}
         self._rows: dict[str, Rows] = {}
         self._chosen: Rows = ()
 
-    def _new_state(self, name: str) -> Storage:
-        if name in COUNTERS:
+    def _new_state(self, slot: Slot) -> StateBuffer:
+        if slot.counts:
             shapes: list[tuple[int, ...]] = [()] * len(self.weights)
             count = torch.float32
-            return Storage.filled(Slot(()), shapes, count, torch.device("cpu"), count)
-        first, slot = self.weights[0], self.program.slot(name)
+            return StateBuffer.filled(slot, shapes, count, torch.device("cpu"), count)
+        first = self.weights[0]
         working = state_dtype(first)
         dtype = self.kept if self.kept is not None and slot.shape is None else working
         shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
-        return Storage.filled(slot, shapes, dtype, first.device, working)
+        return StateBuffer.filled(slot, shapes, dtype, first.device, working)
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """Views of one weight's state, by name."""
-        return {name: storage.views[index] for name, storage in self.state.items()}
+        return {name: buffer.views[index] for name, buffer in self.state.items()}
 
     def propose(
         self,
@@ -93,34 +100,31 @@ class Batch:
         self._rows = {}
         if ROUNDINGS in self.state:
             torch._foreach_add_(self.state[ROUNDINGS].listed(self._chosen), 1)
-        for name in self.program.statistics:
+        for name in self.statistics:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
             self._rows[name] = rows
             self._env[name] = [statistics[i][name].to(dtype) for i in rows]
         if not self._chosen:
             return
-        lines, decided = self.program.proposal, 0
+        decided = 0
         if look is not None:
             decided = self.program.decided
-            self._run(lines[:decided], 0, live)
+            self._run(self._proposal[:decided], live)
             look()
-        self._run(lines[decided:], decided, live)
+        self._run(self._proposal[decided:], live)
 
     def draw(self, live: Mapping[str, float]) -> list[Tensor]:
         """Noises by which the weights are to be moved before their gradients are taken."""
-        self._chosen = tuple(range(len(self.weights)))
+        self._chosen = self._all
         self._env = {"weight": self.weights}
-        self._run(self.program.draw, len(self.program.lines), live)
+        self._run(self._draw, live)
         noises: list[Tensor] = self._listed(NOISE)
         self._env, self._rows = {}, {}
         return [n.to(w.dtype) for n, w in zip(noises, self.weights, strict=True)]
 
     def expects(self) -> list[tuple[str, ...]]:
         """The statistics that the next step reads, for each weight."""
-        lines = [
-            (each, {*each.reads}.intersection(self.program.statistics))
-            for each in self.program.lines
-        ]
+        lines = [(each, {*each.reads}.intersection(self.statistics)) for each in self.program.lines]
         return [
             tuple(
                 name for each, names in lines if names and self._is_due(each, i) for name in names
@@ -132,27 +136,49 @@ class Batch:
         """Whether the turn of a weight comes with the next step."""
         if each.every == 1:
             return True
-        step = int(self.state["step"].views[index]) + 1
+        step = int(self.state[STEP].views[index]) + 1
         return each.is_due(step, int(self.turns[index] * each.every))
 
     def dual_norms(self) -> Tensor:
         """budget * ||query||_* of each weight that will step, in float64."""
-        return self._gains("step", self.program.direction)
+        found = []
+        for _, per_weight in self._of_role(Role.STEP):
+            (scales,) = per_weight.values()
+            own = [scales[i] for i in self._chosen]
+            names = (self.program.query, self.program.direction)
+            pairs = zip(own, *map(self._listed, names), strict=True)
+            found = [s * (q * d).sum(dtype=torch.float64) for s, q, d in pairs]
+        return self._stacked_numbers(found)
 
     def frank_wolfe_gaps(self, live: Mapping[str, float]) -> Tensor:
-        """The same of budget * <query, D + weight_decay * w>: what the whole step gains."""
-        return self.dual_norms() + live.get("weight_decay", 0.0) * self._gains("decay", "weight")
+        """The same of <query, W - W'> for the weight W' after step and decay: what both gain."""
+        return self.dual_norms() + self._gains_of_decay(live)
 
-    def _gains(self, op: str, along: str) -> Tensor:
-        """scale * <query, along> of each weight, with the scale of the line of this op."""
-        names = [each.op.name for each in self.program.lines]
-        if not self._chosen or op not in names:
-            device = self.weights[0].device
-            return torch.zeros(len(self._chosen), dtype=torch.float64, device=device)
-        pairs = zip(self._listed(self.program.query), self._listed(along), strict=True)
-        inner = [(q * d).sum(dtype=torch.float64) for q, d in pairs]
-        scales = [self.scales[i][names.index(op)] for i in self._chosen]
-        return torch.stack([s * x for s, x in zip(scales, inner, strict=True)])
+    def _gains_of_decay(self, live: Mapping[str, float]) -> Tensor:
+        """<query, W - W'> for each weight W' after its decay alone, at lr = 1, in float64."""
+        found = []
+        for each, per_weight in self._of_role(Role.DECAY):
+            named = {name: self._listed(name) for name in each.reads if name != "lr"}
+            one = torch.ones((), dtype=torch.float64, device=self.weights[0].device)
+            for place, (i, query) in enumerate(
+                zip(self._chosen, self._listed(self.program.query), strict=True)
+            ):
+                reads = [named[n][place].double() if n in named else one for n in each.reads]
+                options = {name: values[i] for name, values in per_weight.items()}
+                decayed = each.run(each.op.plain, reads, live, options)
+                found.append((query * (reads[0] - decayed)).sum())
+        return self._stacked_numbers(found)
+
+    def _of_role(self, role: Role) -> list[BatchLine]:
+        """The lines of this role, none where no weight will step."""
+        return [each for each in self._update if each.line.role is role and self._chosen]
+
+    def _stacked_numbers(self, found: list[Tensor]) -> Tensor:
+        """One number for each weight that will step, zero where none was found."""
+        if found:
+            return torch.stack(found)
+        device = self.weights[0].device
+        return torch.zeros(len(self._chosen), dtype=torch.float64, device=device)
 
     def share_out(self, shares: Tensor) -> None:
         """Let each weight that will step go by its share of the direction found.
@@ -166,7 +192,8 @@ class Batch:
 
     def squares(self) -> Tensor:
         """(sum, number) of the entries of second moments, in float64, in one row."""
-        asked = self._listed("square") if self._chosen and self.asks_mean_square else []
+        name = self.program.second_moment
+        asked = self._listed(name) if name and self._chosen and self.asks_mean_square else []
         total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
         total = sum((each.sum(dtype=torch.float64) for each in asked), total)
         number = sum(each.numel() for each in asked)
@@ -199,27 +226,25 @@ class Batch:
             weights = self._listed("weight")
             working = state_dtype(weights[0])
             self._env["weight"] = [weight.to(working) for weight in weights]
-            self._run(self.program.update, len(self.program.proposal), live)
+            self._run(self._update, live)
             if weights[0].dtype != working:
                 torch._foreach_copy_(weights, self._listed("weight"))
         self._env, self._rows = {}, {}
 
-    def _run(self, lines: Sequence[Line], first: int, live: Mapping[str, float]) -> None:
-        for position, each in enumerate(lines, first):
+    def _run(self, lines: Sequence[BatchLine], live: Mapping[str, float]) -> None:
+        for each, per_weight in lines:
             rows = self._rows_of(each)
             if not rows:
                 if each.result not in self.state:
                     self._env[each.result], self._rows[each.result] = [], rows
                 continue
-            options = {name: _value(value, live) for name, value in each.options}
-            if position in self.scales[0]:
-                options["scale"] = [self.scales[i][position] for i in rows]
-            if each.op.foreach is None:
-                result = each.op(*(self._stacked(name, rows) for name in each.reads), **options)
-                self._keep(each.result, result, rows)
+            options = {name: [values[i] for i in rows] for name, values in per_weight.items()}
+            if each.op.takes_lists:
+                lists = [self._listed(name, rows) for name in each.reads]
+                self._keep_listed(each, each.run(each.op, lists, live, options), rows)
             else:
-                reads = (self._listed(name, rows) for name in each.reads)
-                self._keep_listed(each, each.op.foreach(*reads, **options), rows)
+                stacks = [self._stacked(name, rows) for name in each.reads]
+                self._keep(each.result, each.run(each.op, stacks, live), rows)
 
     def _rows_of(self, each: Line) -> Rows:
         """The weights that a line runs on."""
@@ -229,7 +254,7 @@ class Batch:
             rows = rows if have is None else tuple(i for i in rows if i in have)
         if each.every == 1:
             return rows
-        steps = self.state["step"].views
+        steps = self.state[STEP].views
         offsets = [int(turn * each.every) for turn in self.turns]
         return tuple(i for i in rows if each.is_due(int(steps[i]), offsets[i]))
 
@@ -257,7 +282,9 @@ class Batch:
 
     def _listed(self, name: str, rows: Rows | None = None) -> Any:
         if name not in self._env:
-            return self.state[name].listed(self._chosen if rows is None else rows)
+            buffer, rows = self.state[name], self._chosen if rows is None else rows
+            is_whole = buffer.is_worked_on and rows == self._all
+            return buffer.views if is_whole else buffer.listed(rows)
         value = self._env[name]
         if isinstance(value, Tensor) and not value.ndim:
             return value  # lr
@@ -283,14 +310,15 @@ def _places(rows: Rows, have: Rows) -> list[int]:
     return [have.index(i) for i in rows]
 
 
-def _scales(program: Program) -> dict[int, float]:
-    """The option `scale` of each line that has one, by the line's position."""
-    found = ((i, each.values().get("scale")) for i, each in enumerate(program.lines))
-    return {i: scale for i, scale in found if scale is not None}
-
-
-def _value(value: Any, live: Mapping[str, float]) -> Any:
-    return live.get(value.name, value.value) if isinstance(value, Live) else value
+def _with_lists(programs: Sequence[Sequence[Line]]) -> list[BatchLine]:
+    """The lines that all these programs have, with the options that differ as lists."""
+    found = []
+    for same in zip(*programs, strict=True):
+        differing = [k for k, v in same[0].options if isinstance(v, PerWeight)]
+        values = [each.values() for each in same] if differing else []
+        lists = {name: [each[name] for each in values] for name in differing}
+        found.append(BatchLine(same[0].signature, lists))
+    return found
 
 
 def state_dtype(weight: Tensor) -> torch.dtype:
@@ -316,20 +344,14 @@ def batches(
             sizes[key] = sizes.get(key, 0) + weight.numel()
             key = (*key, sizes[key] // most)
         groups.setdefault(key, []).append(i)
-    turns = _turns(programs)
+    shares = turns([any(each.every > 1 for each in program.lines) for program in programs])
     return [
         (
-            Batch([programs[i] for i in g], [weights[i] for i in g], [turns[i] for i in g], kept),
+            Batch([programs[i] for i in g], [weights[i] for i in g], [shares[i] for i in g], kept),
             g,
         )
         for g in groups.values()
     ]
-
-
-def _turns(programs: Sequence[Program]) -> list[float]:
-    """Spread what is not done in every step: for each weight, its share of the cycle, in [0, 1)."""
-    waits = [any(each.every > 1 for each in program.lines) for program in programs]
-    return [sum(waits[:i]) / max(1, sum(waits)) for i in range(len(programs))]
 
 
 def _group(program: Program, weight: Tensor) -> tuple[Any, ...]:

@@ -1,150 +1,35 @@
-"""What a derivation produces: a few named lines of arithmetic that can be read before they run."""
+"""Programs: the update of one weight as a few named lines, readable before they run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from math import prod
-from typing import Any
 
 from torch import Tensor
 
-from modula.kernels.op import Cost, Locality, Op, Shape
-
-MEAN_SQUARE = "mean_square"  # of all weights' second moments, known once all directions are
-POINT = "point"  # where the weight was before the step: for lines after it
-INPUTS = ("weight", "gradient", "lr", MEAN_SQUARE)
-ROUNDINGS = "roundings"  # steps in which state was rounded at random
-# State that the host counts: read without waiting for a device.
-COUNTERS = ("step", "since", ROUNDINGS)
-# What a network's data says about a weight besides its gradient; modula.statistics collects it.
-FROM_LAYERS = (
-    *("input_moment", "output_moment", "layer_inputs", "output_gradients"),
-    *("reduced_input_moment", "reduced_output_moment"),
-    *("reduced_layer_inputs", "reduced_output_gradients"),
-)
-MICROBATCHES, SAMPLED_MICROBATCHES = "microbatch_gradients", "sampled_microbatch_gradients"
-SAMPLED_GRADIENT = "sampled_gradient"
-# At labels drawn from the network itself: the Fisher; the training loss has an empirical one.
-SAMPLED = (
-    SAMPLED_GRADIENT,
-    SAMPLED_MICROBATCHES,
-    *(f"sampled_{name}" for name in FROM_LAYERS),
-)
-NOISE = "noise"  # by which a weight is moved before its gradient is taken
-GRADIENT_TIMES_NOISE = "gradient_times_noise"  # entry by entry, summed over the passes of a step
-STATISTICS = (*FROM_LAYERS, MICROBATCHES, *SAMPLED, GRADIENT_TIMES_NOISE)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """What one name of a weight's state holds before the first step.
-
-    shape     of the tensor; None for the weight's own
-    fill      of every entry
-    diagonal  of the entries on the diagonal of each square matrix, where it differs
-    """
-
-    shape: Shape | None = None
-    fill: float = 0.0
-    diagonal: float | None = None
-
-    def first(self, weight: Tensor) -> Tensor:
-        """The first value, for a weight or a batch of them."""
-        x = weight.new_empty(weight.shape if self.shape is None else self.shape)
-        self.fill_(x)
-        return x
-
-    def fill_(self, x: Tensor) -> None:
-        """Write the first value into x."""
-        x.fill_(self.fill)
-        if self.diagonal is not None:
-            x.diagonal(dim1=-2, dim2=-1).fill_(self.diagonal)
-
-
-Slots = tuple[tuple[str, Slot], ...]
-
-
-@dataclass(frozen=True)
-class Live:
-    """An option that the user may change between steps: it stands in param_groups under `name`."""
-
-    name: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """result = op(*reads, **options).  The option `scale` may differ between weights of a batch.
-
-    shape  of what the op works on, for its cost; None where it is the weight's own
-    every  steps from one run to the next; the weights of a network take turns
-    early  whether fewer steps pass at first: 1, 2, 4, 8, ...
-
-    A line that reads what was not computed or not collected in this step is left out likewise,
-    unless that is state.
-    """
-
-    result: str
-    op: Op
-    reads: tuple[str, ...]
-    options: tuple[tuple[str, Any], ...] = ()
-    shape: tuple[int, ...] | None = None
-    every: int = 1
-    early: bool = True
-
-    def __post_init__(self) -> None:
-        if self.op.writes_first and self.result != self.reads[0]:
-            raise ValueError(f"{self.op.name} overwrites {self.reads[0]}, not {self.result}")
-
-    @property
-    def signature(self) -> Line:
-        """The line without what may differ within a batch."""
-        return replace(self, options=tuple(o for o in self.options if o[0] != "scale"))
-
-    def values(self) -> dict[str, Any]:
-        """The options at their declared values."""
-        return {k: v.value if isinstance(v, Live) else v for k, v in self.options}
-
-    def renamed(self, names: Mapping[str, str]) -> Line:
-        """The same line over other names."""
-        reads = tuple(names.get(read, read) for read in self.reads)
-        return replace(self, result=names.get(self.result, self.result), reads=reads)
-
-    def __str__(self) -> str:
-        options = (f"{k}={_short(v)}" for k, v in self.values().items())
-        text = f"{self.result} = {self.op.name}({', '.join((*self.reads, *options))})"
-        return text if self.every == 1 else f"{text}    every {self.every} steps"
-
-    def is_due(self, step: int, offset: int = 0) -> bool:
-        """Whether the line runs in this step, counted from 1, of a weight with this turn.
-
-        If `early`, in steps 1, 2, 4, 8, ... too: what averages say then changes fast.
-        """
-        young = step <= self.every and step & (step - 1) == 0 if self.early else step == 1
-        return young or (step + offset) % self.every == 0
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def line(result: str, op: Op, *reads: str, **options: Any) -> Line:
-    """A Line, written the way it is printed."""
-    return Line(result, op, reads, tuple(options.items()))
+from modula.duality.program.line import Line, Live, line
+from modula.duality.program.names import INPUTS, MEAN_SQUARE, STATISTICS, STEP
+from modula.duality.program.slot import COUNTER, Slot, Slots
+from modula.kernels.elementwise import update
+from modula.kernels.op import Cost, Locality, Shape
 
 
 @dataclass(frozen=True)
 class Program:
-    """The update of one weight.  `direction` names the tensor D, `size` the norm-one factor:
+    """The update of one weight: lines in order, and the state that they keep between steps.
 
-    proposal  lines from the gradient to the direction; they advance the state
-    update    lines from the direction to the new weight
-    direction name of the tensor that the step follows, out of `proposal`
-    query     name of the tensor that the direction is dual to
-    slots     what state holds at first, where that is not a weight-shaped zero
-    draw      lines from the state to "noise", by which the weight is to be moved before the
-              gradient is taken; () where it is taken at the weight itself
+    proposal   lines from the gradient to the direction; they advance the state
+    update     lines from the direction to the new weight
+    direction  name of the tensor that the step follows, out of `proposal`
+    query      name of the tensor that the direction is dual to
+    slots      all state: each name that outlives a step, and what it holds at first
+    draw       lines from the state to "noise", by which the weight is to be moved before the
+               gradient is taken; () where it is taken at the weight itself
+
+    Raises ValueError for a name that is read but neither written before, nor declared in `slots`,
+    nor given by INPUTS or STATISTICS.
     """
 
     proposal: tuple[Line, ...]
@@ -155,9 +40,30 @@ class Program:
     draw: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_names()
         lost = self._sometimes() & {self.direction, self.query}
         if lost:
             raise ValueError(f"{min(lost)} is not always computed and nothing keeps its value")
+
+    def _check_names(self) -> None:
+        """Raise ValueError for a name that nothing gives a value."""
+        known = dict.fromkeys((*INPUTS, *STATISTICS, *self.state))
+        for each in (*self.draw, *self.lines):
+            for read in each.reads:
+                if read not in known:
+                    raise ValueError(f"`{each}` reads {read!r}, {_unknown(read, known)}")
+            known[each.result] = None
+        for role, name in (("direction", self.direction), ("query", self.query)):
+            if name not in known:
+                raise ValueError(f"the {role} of a program is {name!r}, {_unknown(name, known)}")
+        if MEAN_SQUARE in self._reads and self.second_moment is None:
+            raise ValueError(
+                f"a line reads {MEAN_SQUARE!r}, and no slot is declared as a second moment"
+            )
+
+    @property
+    def _reads(self) -> set[str]:
+        return {read for each in self.lines for read in each.reads}
 
     def _sometimes(self) -> set[str]:
         """Names that are missing in the steps in which a line is left out: state is not."""
@@ -183,13 +89,8 @@ class Program:
 
     @property
     def state(self) -> tuple[str, ...]:
-        """Names that outlive a step: those read before they are written."""
-        written = {*INPUTS, *STATISTICS}
-        names: dict[str, None] = dict.fromkeys(name for name, _ in self.slots)
-        for each in (*self.draw, *self.lines):
-            names.update((read, None) for read in each.reads if read not in written)
-            written.add(each.result)
-        return tuple(names)
+        """Names that outlive a step."""
+        return tuple(dict.fromkeys(name for name, _ in self.slots))
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -198,7 +99,17 @@ class Program:
 
     def slot(self, name: str) -> Slot:
         """What a name of the state holds at first."""
-        return dict(self.slots).get(name, Slot())
+        return dict(self.slots)[name]
+
+    @property
+    def second_moment(self) -> str | None:
+        """The state that averages the gradient's squares, if any does: Adam's v."""
+        return next((name for name, slot in self.slots if slot.second_moment), None)
+
+    @property
+    def reads_mean_square(self) -> bool:
+        """Whether a line waits for the mean square of the whole network's gradients."""
+        return MEAN_SQUARE in self._reads
 
     @property
     def live(self) -> dict[str, float]:
@@ -219,14 +130,14 @@ class Program:
     def is_elementwise(self) -> bool:
         """Whether entries never mix, so that weights of any shape share a batch."""
         local = all(each.op.locality is Locality.ELEMENTWISE for each in self.lines)
-        own_shape = all(slot.shape is None for _, slot in self.slots)
+        own_shape = all(slot.counts or slot.shape is None for _, slot in self.slots)
         return local and own_shape and not self.statistics
 
     def state_bytes(self, shape: Shape, itemsize: int, kept: int | None = None) -> int:
         """Bytes of one weight's state, computed in itemsize; kept: of weight-shaped entries."""
-        slots = [self.slot(name).shape for name in self.state if name not in COUNTERS]
-        full = sum(prod(own) for own in slots if own is not None) * itemsize
-        return full + slots.count(None) * prod(shape) * (kept or itemsize)
+        shapes = [slot.shape for slot in dict(self.slots).values() if not slot.counts]
+        full = sum(prod(own) for own in shapes if own is not None) * itemsize
+        return full + shapes.count(None) * prod(shape) * (kept or itemsize)
 
     def cost(self, shape: Shape, itemsize: int) -> Cost:
         """Work of one step on one weight, averaged over the steps that a line is left out."""
@@ -241,9 +152,8 @@ class Program:
         state = self.state
         for each in self.lines:
             known = all(name in tensors for name in each.reads)
-            if known and each.is_due(int(tensors.get("step", 0))):
-                reads = (tensors[name] for name in each.reads)
-                tensors[each.result] = each.op.plain(*reads, **each.values())
+            if known and each.is_due(int(tensors[STEP]) if each.every > 1 else 0):
+                tensors[each.result] = each.run(each.op.plain, [tensors[n] for n in each.reads])
             elif each.result not in state:
                 tensors.pop(each.result, None)
         return tensors
@@ -252,6 +162,22 @@ class Program:
         return "\n".join(map(str, self.lines))
 
 
+def _unknown(name: str, known: Iterable[str]) -> str:
+    """Why a name has no value, as the end of a sentence."""
+    (near,) = get_close_matches(name, known, n=1, cutoff=0.0)
+    return (
+        f"which no line before writes, no slot declares and no input is: the nearest is {near!r}; "
+        f"state is declared in `slots`"
+    )
+
+
 def _share(each: Line, shape: Shape, itemsize: int) -> Cost:
     cost = each.op.cost(each.shape or shape, itemsize, **each.values())
     return Cost(cost.flops / each.every, cost.bytes / each.every)
+
+
+def counting_steps(lines: tuple[Line, ...], slots: Slots) -> tuple[tuple[Line, ...], Slots]:
+    """The lines and slots, with a counter of steps in front if any line depends on it."""
+    if not any(STEP in each.reads or each.every > 1 for each in lines):
+        return lines, slots
+    return (line(STEP, update.count, STEP), *lines), ((STEP, COUNTER), *slots)

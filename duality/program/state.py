@@ -8,11 +8,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from modula.duality.program.program import Slot
+from modula.duality.program.slot import Slot
 from modula.kernels.rounding import to_bfloat16_at_random
 
 
-class Storage:
+class StateBuffer:
     """views[i] is what is kept for weight i of the batch, and what `optimizer.state` shows.
 
     working       dtype that is computed in; if it is another than that of the views, lines get
@@ -33,7 +33,7 @@ class Storage:
         dtype: torch.dtype,
         device: torch.device,
         working: torch.dtype,
-    ) -> Storage:
+    ) -> StateBuffer:
         """One buffer for all shapes, holding what the slot says."""
         sizes = [prod(shape) for shape in shapes]
         buffer = torch.zeros(sum(sizes), dtype=dtype, device=device)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from modula.duality.program.cost import cost_of_rounds
-from modula.duality.program.program import Slot, line
+from modula.duality.program.line import line
+from modula.duality.program.slot import Slot
 from modula.duality.rules.on_manifold import tangent_line
 from modula.duality.rules.retraction import retraction
 from modula.duality.rules.solvers.general import ROUNDS, solve

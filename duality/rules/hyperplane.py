@@ -5,7 +5,7 @@ from functools import cache
 from torch import Tensor
 
 from modula.duality.program.cost import cost_of_projections
-from modula.duality.program.program import line
+from modula.duality.program.line import line
 from modula.duality.rules.on_manifold import tangent_line
 from modula.duality.rules.retraction import retraction
 from modula.duality.rules.solvers.hyperplane import ROUNDS, is_hyperplane, steepest

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modula.duality.program.cost import cost_of_projections, cost_of_tangents
-from modula.duality.program.program import Line, line
+from modula.duality.program.line import Line, line
 from modula.duality.rules.retraction import (
     polar_retraction,
     retraction,

@@ -6,7 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from modula.duality.program.program import GRADIENT_TIMES_NOISE, NOISE, Slot, line
+from modula.duality.program.line import line
+from modula.duality.program.names import GRADIENT_TIMES_NOISE, NOISE
+from modula.duality.program.slot import Slot
 from modula.duality.setting.derive import Derived, Setting, derives
 from modula.duality.setting.potential import Sharp
 from modula.kernels.moments import ivon

@@ -6,7 +6,7 @@ from typing import cast
 from torch import Tensor
 
 from modula.duality.program.cost import cost_of_rounds
-from modula.duality.program.program import line
+from modula.duality.program.line import line
 from modula.duality.rules.retraction import retraction
 from modula.duality.rules.solvers.general import ROUNDS
 from modula.duality.rules.solvers.region import steepest_in_region

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from modula.duality.program.cost import cost_of_projections
-from modula.duality.program.program import POINT, Line, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.names import POINT
 from modula.duality.rules.solvers.projections import onto
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.kernels.spectral.near_polar import near_polar

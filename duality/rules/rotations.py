@@ -8,7 +8,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from modula.duality.program.program import Line, Program, Slot, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.program import Program, counting_steps
+from modula.duality.program.slot import Slot
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.manifolds.rotations import Rotations
 
@@ -39,7 +41,8 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
             f"gradients, such as Diagonal()"
         )
     coordinates = chart_shape(rotations, shape)
-    slots = {NAMES.get(n, n): _sized(inner, n, coordinates) for n in ("weight", *inner.state)}
+    kept = (("weight", Slot()), *inner.slots)
+    slots = {NAMES.get(name, name): slot.sized(coordinates) for name, slot in kept}
     order = Slot((coordinates[0] * coordinates[1],))
     merged, shuffle, pull_back, turn = rotation_ops(rotations, tuple(shape))
     merge = (
@@ -47,26 +50,24 @@ def rotating(inner: Program, rotations: Rotations, shape: Shape) -> Program:
         line("order", shuffle, "order", "step"),
         *(line(name, reset_op(slot), name) for name, slot in slots.items()),
     )
-    return Program(
-        proposal=(
+    lines, kept = counting_steps(
+        (
             *(replace(each, every=rotations.every, early=False) for each in merge),
             line("chart_gradient", pull_back, "gradient", "base", "order", "chart"),
             *_inside(inner.proposal, coordinates),
         ),
+        (*slots.items(), ("order", order), ("base", Slot(tuple(shape)))),
+    )
+    return Program(
+        proposal=lines,
         update=(
             *_inside(inner.update, coordinates),
             line("weight", turn, "base", "order", "chart"),
         ),
         direction=NAMES.get(inner.direction, inner.direction),
         query=NAMES.get(inner.query, inner.query),
-        slots=(*slots.items(), ("order", order), ("base", Slot(tuple(shape)))),
+        slots=kept,
     )
-
-
-def _sized(inner: Program, name: str, coordinates: tuple[int, ...]) -> Slot:
-    slot = inner.slot(name)
-    default = () if name == "step" else coordinates
-    return replace(slot, shape=default if slot.shape is None else slot.shape)
 
 
 def _inside(lines: tuple[Line, ...], coordinates: tuple[int, ...]) -> tuple[Line, ...]:

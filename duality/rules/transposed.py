@@ -5,7 +5,8 @@ from typing import cast
 
 from torch import Tensor
 
-from modula.duality.program.program import POINT, Line, line
+from modula.duality.program.line import Line, line
+from modula.duality.program.names import POINT
 from modula.duality.setting.derive import Derived, Setting, derive, derives
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.transposed import Transposed

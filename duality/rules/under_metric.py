@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modula.duality.metrics.coordinates import Coordinates, coordinates
 from modula.duality.program.cost import cost_of_projections, cost_of_rounds
-from modula.duality.program.program import Line, line
+from modula.duality.program.line import Line, line
 from modula.duality.rules.on_manifold import tangent_line
 from modula.duality.rules.retraction import retraction
 from modula.duality.rules.solvers.general import ROUNDS, steepest_tangent
@@ -162,7 +162,7 @@ def chain(setting: Setting, shape: Shape) -> Derived:
         ),
         scale=inner.scale,
         direction=names.get(inner.direction, inner.direction),
-        slots=(*found.slots, *inner.slots),
+        slots=(*found.slots, *inner.slots, *(momentum.slots if momentum else ())),
     )
 
 

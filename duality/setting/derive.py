@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from modula.duality.metrics.coordinates import check_statistics
-from modula.duality.program.program import Line, Program, Slots
+from modula.duality.program.line import Line
+from modula.duality.program.program import Program, counting_steps
+from modula.duality.program.slot import Slots
 from modula.duality.setting.momentum import Momentum, NoMomentum
 from modula.duality.setting.potential import Potential, Unit
 from modula.kernels.op import Shape
@@ -58,7 +60,7 @@ class Derived:
     scale      makes its norm one under the declared norm
     after      lines that bring the stepped weight back to the manifold
     direction  name of the tensor followed
-    slots      what state holds at first, where that is not a weight-shaped zero
+    slots      the state that the lines keep, and what it holds at first
     draw       lines from the state to "noise", if the gradient is to be taken at a random point
     measured   under a metric, the norm in which the direction is steepest; None if in none
     """
@@ -71,12 +73,18 @@ class Derived:
     draw: tuple[Line, ...] = ()
     measured: Measured | None = None
 
+    def as_program(self) -> Program:
+        """The lines alone, from the gradient in place of the query to the direction."""
+        names = {"query": "gradient"}
+        lines, slots = counting_steps(tuple(each.renamed(names) for each in self.lines), self.slots)
+        return Program(lines, (), names.get(self.direction, self.direction), slots=slots)
+
     def first_direction(self, weight: Tensor, query: Tensor) -> Tensor:
         """D of a first step, by the plain twins."""
-        program = Program(self.lines, (), slots=self.slots)
+        program = self.as_program()
         state = {name: program.slot(name).first(weight) for name in program.state}
-        tensors = program.run(**(state | {"weight": weight, "query": query}))
-        return self.scale * tensors[self.direction]
+        tensors = program.run(**(state | {"weight": weight, "gradient": query}))
+        return self.scale * tensors[program.direction]
 
 
 Key = tuple[type, type, type, type]

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from modula.duality.program.program import Line, Live, line
+from modula.duality.program.line import Line, Live, line
+from modula.duality.program.slot import Slot, Slots
 from modula.kernels.elementwise import averages
 from modula.kernels.op import Op
 from modula.norms.checks import check_fields
@@ -15,6 +16,9 @@ from modula.norms.checks import check_fields
 def _check_beta(beta: float) -> None:
     if not 0 <= beta < 1:
         raise ValueError(f"a momentum coefficient must be in [0, 1); got {beta}")
+
+
+AVERAGE: Slots = (("momentum", Slot()),)
 
 
 class Momentum(ABC):
@@ -31,6 +35,11 @@ class Momentum(ABC):
     @abstractmethod
     def lines(self) -> tuple[Line, ...]:
         """Lines that advance the average and leave `query`."""
+
+    @property
+    def slots(self) -> Slots:
+        """The state that the lines keep."""
+        return ()
 
     def between(self) -> Momentum | None:
         """What is averaged between the metric and the norm of a chain."""
@@ -104,6 +113,10 @@ class Unbiased(Momentum):
     def query(self) -> str:
         return "momentum"
 
+    @property
+    def slots(self) -> Slots:
+        return AVERAGE
+
     def lines(self) -> tuple[Line, ...]:
         live = Live("momentum", self.beta)
         average = line(
@@ -129,6 +142,10 @@ class _Followed(Momentum):
     @property
     def query(self) -> str:
         return "query" if self.nesterov else "momentum"
+
+    @property
+    def slots(self) -> Slots:
+        return AVERAGE
 
     def lines(self) -> tuple[Line, ...]:
         live = Live("momentum", self.beta)
@@ -173,6 +190,10 @@ class QueryStore(Momentum):
     @property
     def query(self) -> str:
         return "query"
+
+    @property
+    def slots(self) -> Slots:
+        return AVERAGE
 
     def lines(self) -> tuple[Line, ...]:
         ask = Live("momentum", self.ask)

@@ -3,9 +3,21 @@
 import torch
 from torch import Tensor
 
-from modula.kernels.op import Locality, Op, elementwise_cost
+from modula.kernels.op import elementwise
 
 Tensors = list[Tensor]
+
+
+def decay_plain(weight: Tensor, lr: Tensor, *, rate: float, scale: float = 1.0) -> Tensor:
+    """(1 - lr scale rate) weight"""
+    return weight * (1 - lr * (scale * rate))
+
+
+def decay_foreach_(weights: Tensors, lr: Tensor, *, rate: float, scale: list[float]) -> Tensors:
+    """decay_plain over lists; overwrites the weights."""
+    for weight, s in zip(weights, scale, strict=True):
+        weight.mul_(1 - lr * (s * rate))
+    return weights
 
 
 def add_decay_plain(x: Tensor, weight: Tensor, *, rate: float, scale: float = 1.0) -> Tensor:
@@ -58,26 +70,21 @@ def scheduled_decay_foreach_(
     return weights
 
 
-add_decay = Op(
-    "add_decay",
-    add_decay_plain,
-    elementwise_cost(2, 3),
-    Locality.ELEMENTWISE,
-    foreach=add_decay_foreach,
-)
-cautious_decay = Op(
+decay = elementwise("decay", decay_plain, decay_foreach_, flops=1, passes=2, writes_first=True)
+add_decay = elementwise("add_decay", add_decay_plain, add_decay_foreach, flops=2, passes=3)
+cautious_decay = elementwise(
     "cautious_decay",
     cautious_decay_plain,
-    elementwise_cost(3, 3),
-    Locality.ELEMENTWISE,
-    foreach=cautious_decay_foreach_,
+    cautious_decay_foreach_,
+    flops=3,
+    passes=3,
     writes_first=True,
 )
-scheduled_decay = Op(
+scheduled_decay = elementwise(
     "scheduled_decay",
     scheduled_decay_plain,
-    elementwise_cost(1, 2),
-    Locality.ELEMENTWISE,
-    foreach=scheduled_decay_foreach_,
+    scheduled_decay_foreach_,
+    flops=1,
+    passes=2,
     writes_first=True,
 )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modula.kernels.op import Locality, Op, elementwise_cost
+from modula.kernels.op import elementwise
 
 Tensors = list[Tensor]
 
@@ -28,6 +28,4 @@ def whiten_foreach(means: Tensors, squares: Tensors, *, power: float, floor: flo
     return list(torch._foreach_div(means, denominators))
 
 
-whiten = Op(
-    "whiten", whiten_plain, elementwise_cost(3, 5), Locality.ELEMENTWISE, foreach=whiten_foreach
-)
+whiten = elementwise("whiten", whiten_plain, whiten_foreach, flops=3, passes=5)

@@ -80,13 +80,13 @@ def cross_fitted_plain(
     square   S before this step: (*weight)
     w_1, w_2 weights of the newest of `step` gradients in unbiased averages of momentum and beta
     """
-    share, fresh = newest(float(step), momentum), newest(float(step), beta)
+    share, fresh = (newest(step, rate).to(parts.dtype) for rate in (momentum, beta))
     rest = len(parts) - 1
     mean = parts.mean(0)
     apart = parts - mean
     # From here on in place: memory for M gradients costs more than the arithmetic.
     x = (mean - apart / rest).square_()
-    x.mul_(fresh).add_(square, alpha=1 - fresh).pow_(power).add_(floor)
+    x.lerp_(square, 1 - fresh).pow_(power).add_(floor)
     deviation = ((x - x.mean(0)).square_().sum(0) / rest).sqrt()
     inverse = x.masked_fill_(x == 0, torch.inf).reciprocal_()
     fitted = apart.mul_(share).add_(query).mul_(inverse)

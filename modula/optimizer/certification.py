@@ -17,7 +17,7 @@ from modula.duality import (
     gap_of,
 )
 from modula.duality.declaration.decay import as_decay
-from modula.duality.plan import rule_of
+from modula.duality.declaration.declaration import rule_of
 from modula.manifolds.isospectral import Isospectral
 from modula.norms.base import Norm
 from modula.norms.checks import is_kind

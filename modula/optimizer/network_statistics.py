@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modula.duality.program.program import (
+from modula.duality.program.names import (
     GRADIENT_TIMES_NOISE,
     MICROBATCHES,
     SAMPLED,

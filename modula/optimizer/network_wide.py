@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modula.duality import Batch, Clip, Potential, ShortStep
-from modula.duality.program.program import MEAN_SQUARE
+from modula.duality.program.names import MEAN_SQUARE
 from modula.optimizer.automatic import Automatic
 
 LENGTH = "length"  # what all learning rates are multiplied by

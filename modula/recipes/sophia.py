@@ -10,7 +10,7 @@ from modula.duality import (
     Average,
     Within,
 )
-from modula.duality.program.program import SAMPLED_GRADIENT
+from modula.duality.program.names import SAMPLED_GRADIENT
 from modula.norms.metrics.base import Memory
 from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2, Max

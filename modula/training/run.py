@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from modula.duality.program.program import MICROBATCHES, SAMPLED, SAMPLED_MICROBATCHES
+from modula.duality.program.names import MICROBATCHES, SAMPLED, SAMPLED_MICROBATCHES
 from modula.errors import Diverged, UserError, refusals_in_words
 from modula.network.compounds import GPT
 from modula.network.geometry import Geometry, geometries

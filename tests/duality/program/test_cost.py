@@ -3,7 +3,8 @@
 import pytest
 
 from modula.duality import Setting
-from modula.duality.plan import Declaration, plan_of
+from modula.duality.declaration.declaration import Declaration
+from modula.duality.plan import plan_of
 from modula.duality.program.cost import cost_of_projections, cost_of_rounds, cost_of_tangents
 from modula.manifolds import (
     Isospectral,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modula.duality import Average, NoRule, Setting, Within, derive, plan_of
-from modula.duality.plan import Declaration
+from modula.duality.declaration.declaration import Declaration
 from modula.duality.setting.derive import rule_name
 from modula.manifolds import Oblique, Sphere, Stiefel
 from modula.manifolds.spectral_sphere import SpectralSphere

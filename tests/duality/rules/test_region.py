@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 import modula
 from modula.duality import NoMomentum, Setting, certify, derive
-from modula.duality.plan import Declaration, plan_of
+from modula.duality.declaration.declaration import Declaration
+from modula.duality.plan import plan_of
 from modula.duality.rules.solvers.region import steepest_in_region
 from modula.duality.setting.derive import rule_name
 from modula.manifolds import Manifold, NormBall, Region, SpectralBall, SpectralBand, Stiefel

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import modula
 from modula.duality import Average, Setting, Sharp, certify, derive
-from modula.duality.plan import Declaration, program_of
+from modula.duality.declaration.declaration import Declaration, program_of
 from modula.manifolds import (
     Cayley,
     CayleyNeumann,

@@ -18,7 +18,7 @@ from modula.duality import (
     derives,
     program_of,
 )
-from modula.duality.plan import Declaration
+from modula.duality.declaration.declaration import Declaration
 from modula.kernels.spectral.polar import exact_polar
 from modula.manifolds import Euclidean, Manifold, Oblique, Sphere, Stiefel
 from modula.manifolds.transposed import Transposed

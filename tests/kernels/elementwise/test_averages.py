@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modula.kernels.elementwise import averages
+from modula.kernels.elementwise import averages, decay, update
 from modula.kernels.elementwise.normalise import normalise, normalise_columns, normalise_rows
 from modula.kernels.elementwise.whiten import whiten
 from modula.kernels.op import Cost, Locality, Op
@@ -19,8 +19,8 @@ CASES: dict[str, tuple[Op, int, dict[str, Any]]] = {
     "add_square": (averages.add_square, 2, {}),
     "blend": (averages.blend, 2, {"beta": 0.9}),
     "lookahead": (averages.lookahead, 2, {"beta": 0.9}),
-    "count": (averages.count, 1, {}),
-    "sign": (averages.sign, 1, {}),
+    "count": (update.count, 1, {}),
+    "sign": (update.sign, 1, {}),
 }
 
 
@@ -52,16 +52,16 @@ def test_step_and_decay_take_one_scale_a_weight() -> None:
     stepped = [w - 0.3 * s * d for w, d, s in zip(weights, directions, scales, strict=True)]
     decayed = [w * (1 - 0.3 * s * 0.1) for w, s in zip(weights, scales, strict=True)]
     for found, want in (
-        (averages.step.foreach, stepped),
-        (lambda w, _, lr, scale: averages.decay_foreach_(w, lr, rate=0.1, scale=scale), decayed),
+        (update.step.foreach, stepped),
+        (lambda w, _, lr, scale: decay.decay_foreach_(w, lr, rate=0.1, scale=scale), decayed),
     ):
         assert found is not None
         own = [w.clone() for w in weights]
         torch.testing.assert_close(found(own, directions, LR, scale=scales), want)
         torch.testing.assert_close(own, want)
-    plain = averages.step(weights[1], directions[1], LR, scale=0.5)
+    plain = update.step(weights[1], directions[1], LR, scale=0.5)
     torch.testing.assert_close(plain, stepped[1])
-    torch.testing.assert_close(averages.decay(weights[1], LR, rate=0.1, scale=0.5), decayed[1])
+    torch.testing.assert_close(decay.decay(weights[1], LR, rate=0.1, scale=0.5), decayed[1])
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0])
@@ -106,5 +106,5 @@ def test_normalised_lengths_are_one_at_every_scale(scale: float) -> None:
 
 def test_costs_count_entries() -> None:
     assert averages.average.cost((10, 10), 4, beta=0.9) == Cost(300, 1200)
-    assert averages.step.locality is Locality.ELEMENTWISE
+    assert update.step.locality is Locality.ELEMENTWISE
     assert normalise_rows.locality is Locality.ROWS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.kernels.elementwise import averages
+from modula.kernels.elementwise import averages, update
 from modula.kernels.moments import ivon
 from modula.kernels.op import Locality, Op
 
@@ -155,6 +155,6 @@ def test_the_ops_together_find_the_posterior_of_a_quadratic() -> None:
         h = ivon.positive_average(h, seen, beta=0.999, delta=delta)
         momentum = averages.unbiased_average(momentum, gradient, torch.tensor(k + 1.0), beta=0.9)
         direction = ivon.posterior_direction(momentum, mean, h, delta=delta, clip=1.0)
-        mean = averages.step(mean, direction, torch.tensor(0.1 * (1 - k / 3000)))
+        mean = update.step(mean, direction, torch.tensor(0.1 * (1 - k / 3000)))
     assert_close(h, truth, rtol=0.25, atol=0)
     assert_close(mean, truth * target / (truth + delta), rtol=0.05, atol=0)

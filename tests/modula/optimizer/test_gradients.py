@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import modula
 from modula.duality import Declaration, Graft, Setting, Sharp
-from modula.duality.program.program import SAMPLED
+from modula.duality.program.names import SAMPLED
 from modula.norms import L2, Diagonal
 from modula.optimizer.gradients import squares_are_finite
 from modula.recipes import RECIPES

@@ -10,8 +10,8 @@ import modula.manifolds as manifolds
 from modula import recipes
 from modula.duality import Program
 from modula.duality.program import batch
-from modula.duality.program.program import line
-from modula.kernels.elementwise import averages
+from modula.duality.program.line import line
+from modula.kernels.elementwise import update
 
 ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 STEPS = {"hypersphere": 300, "oblique": 300, "manifold_muon": 150, "spectral_sphere": 60}
@@ -59,7 +59,9 @@ def test_copies_of_half_precision_weights_stay_small(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(batch, "COPIED_ENTRIES", 100)
     for dtype, most in ((torch.bfloat16, 2), (torch.float32, 6)):
         weights = [torch.empty(50, dtype=dtype, device="meta") for _ in range(6)]
-        program = Program((), (line("weight", averages.step, "weight", "gradient", "lr"),))
+        program = Program(
+            (), (line("weight", update.step, "weight", "gradient", "lr"),), direction="gradient"
+        )
         groups = [chosen for _, chosen in batch.batches([program] * 6, weights)]
         assert max(map(len, groups)) == most
         assert sorted(sum(groups, [])) == list(range(6))

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import modula
-from modula.duality.program.program import STATISTICS
+from modula.duality.program.names import STATISTICS
 from modula.statistics import Collector
 from modula.statistics.accumulators import KNOWN
 

@@ -6,7 +6,7 @@ from directions import draw
 from torch import Tensor
 from torch.testing import assert_close
 
-from modula.duality import Program, Setting, derive
+from modula.duality import Setting, derive
 from modula.duality.rules.solvers.general import solve, steepest_tangent
 from modula.manifolds import Manifold, Oblique, Stiefel
 from modula.manifolds.transposed import Transposed
@@ -77,15 +77,15 @@ def test_the_dual_is_kept_from_step_to_step_and_survives_steps_without_gradient(
     norm, shape = L1(2), (9, 24)
     manifold = Transposed(Stiefel())
     derived = derive(Setting(norm, manifold), shape)
-    program = Program(derived.lines, (), slots=derived.slots)
+    program = derived.as_program()
     assert "dual" in program.state
     weight, gradient = draw(manifold, shape, 8)
-    kept = program.run(weight=weight, query=gradient, dual=torch.zeros_like(weight))
+    kept = program.run(weight=weight, gradient=gradient, dual=torch.zeros_like(weight))
     first = kept["direction"]
     assert_close(manifold.to_tangent(weight, kept["dual"]), first / first.norm())
-    again = program.run(weight=weight, query=3 * gradient, dual=kept["dual"])["direction"]
+    again = program.run(weight=weight, gradient=3 * gradient, dual=kept["dual"])["direction"]
     assert float((gradient * (again - first)).sum()) > -1e-9
-    still = program.run(weight=weight, query=0 * gradient, dual=kept["dual"])
+    still = program.run(weight=weight, gradient=0 * gradient, dual=kept["dual"])
     assert not still["direction"].any()
-    after = program.run(weight=weight, query=gradient, dual=still["dual"])["direction"]
+    after = program.run(weight=weight, gradient=gradient, dual=still["dual"])["direction"]
     assert_close(after, first)

@@ -1,0 +1,127 @@
+"""A line of a program: one op on named tensors, and its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from modula.duality.program import refresh
+from modula.kernels.op import Op, Twin
+
+NONE: Mapping[str, float] = {}
+
+
+class Role(Enum):
+    """What a line does to the weight, where the length of a whole step depends on it."""
+
+    COMPUTE = "compute"  # anything else
+    DECAY = "decay"  # draws the weight to zero, in proportion to lr
+    STEP = "step"  # moves it along the direction, by lr times the option `scale`
+
+
+@dataclass(frozen=True)
+class Live:
+    """An option that the user may change between steps: it stands in param_groups under `name`."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class PerWeight:
+    """An option that may differ between the weights of a batch, such as a budget."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """result = op(*reads, **options)
+
+    options  a value, Live, or PerWeight for ops that take lists of weights
+    shape    of what the op works on, for its cost; None where it is the weight's own
+    every    steps from one run to the next; the weights of a network take turns
+    early    whether fewer steps pass at first: 1, 2, 4, 8, ...
+    role     what it does to the weight
+
+    A line that reads what was not computed or not collected in this step is left out likewise,
+    unless that is state.
+    """
+
+    result: str
+    op: Op
+    reads: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    shape: tuple[int, ...] | None = None
+    every: int = 1
+    early: bool = True
+    role: Role = Role.COMPUTE
+
+    def __post_init__(self) -> None:
+        if self.op.writes_first and self.result != self.reads[0]:
+            raise ValueError(f"{self.op.name} overwrites {self.reads[0]}, not {self.result}")
+        differing = [name for name, value in self.options if isinstance(value, PerWeight)]
+        if differing and not self.op.takes_lists:
+            raise ValueError(
+                f"{self.op.name} runs on all weights of a batch at once, and its option "
+                f"{differing[0]} cannot differ by weight: give it a value without PerWeight"
+            )
+
+    @property
+    def signature(self) -> Line:
+        """The line without what may differ within a batch."""
+        options = ((k, PerWeight(0.0) if isinstance(v, PerWeight) else v) for k, v in self.options)
+        return replace(self, options=tuple(options))
+
+    def values(self, live: Mapping[str, float] = NONE) -> dict[str, Any]:
+        """The options of one weight: live ones as `live` has them, or as declared."""
+        return {name: _value(option, live) for name, option in self.options}
+
+    def run(
+        self,
+        twin: Twin,
+        reads: Any,
+        live: Mapping[str, float] = NONE,
+        per_weight: Mapping[str, Any] = NONE,
+    ) -> Any:
+        """What the op, or a twin of it, makes of these reads.
+
+        live        values of live options, by the names they have in param_groups
+        per_weight  values of options that differ by weight: lists of them, for a batch
+        """
+        return twin(*reads, **{**self.values(live), **per_weight})
+
+    def in_role(self, role: Role) -> Line:
+        """The same line, declared to do this to the weight."""
+        return replace(self, role=role)
+
+    def renamed(self, names: Mapping[str, str]) -> Line:
+        """The same line over other names."""
+        reads = tuple(names.get(read, read) for read in self.reads)
+        return replace(self, result=names.get(self.result, self.result), reads=reads)
+
+    def is_due(self, step: int, offset: int = 0) -> bool:
+        """Whether the line runs in this step, counted from 1, of a weight with this turn."""
+        return self.every == 1 or refresh.is_due(step, self.every, self.early, offset)
+
+    def __str__(self) -> str:
+        options = (f"{k}={_short(v)}" for k, v in self.values().items())
+        text = f"{self.result} = {self.op.name}({', '.join((*self.reads, *options))})"
+        return text if self.every == 1 else f"{text}    every {self.every} steps"
+
+
+def _value(option: Any, live: Mapping[str, float]) -> Any:
+    if isinstance(option, Live):
+        return live.get(option.name, option.value)
+    return option.value if isinstance(option, PerWeight) else option
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def line(result: str, op: Op, *reads: str, **options: Any) -> Line:
+    """A Line, written the way it is printed."""
+    return Line(result, op, reads, tuple(options.items()))
