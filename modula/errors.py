@@ -36,8 +36,8 @@ def disk_errors_in_words(verb: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def about(name: str) -> Iterator[None]:
-    """Begin the sentence of a ValueError with the name of what it is about."""
+def errors_named(name: str) -> Iterator[None]:
+    """Begin the message of a ValueError raised inside with the name of what it is about."""
     try:
         yield
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""The one optimizer, and what its step is made of."""
+"""SteepestDescent, the one optimizer, and the parts of its step."""

@@ -1,4 +1,4 @@
-"""A learning rate that nobody chooses: the step length of automatic gradient descent."""
+"""The step length of automatic gradient descent, in place of a learning rate."""
 
 from dataclasses import dataclass
 

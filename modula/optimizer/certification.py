@@ -31,13 +31,13 @@ CERTIFIED = (Unit, Sharp, Clip, ShortStep)
 
 
 class Certification:
-    """The worst gap of each rule, looked at in steps `every`, 2 `every`, ...
+    """The worst gap of each rule's directions, certified in steps `every`, 2 `every`, ...
 
         gap = 1 - <m, D> / U,   U >= <m, T> for every tangent T of norm one   (weak duality)
 
     m is what the direction D is dual to (the momentum, as a rule), at the weight before the step.
     Under a metric the norm is the one in the coordinates that D was found with: norm(C x).
-    A look costs one dual norm in float64 for each weight without a manifold, 60 duality maps on
+    To certify costs one dual norm in float64 for each weight without a manifold, 60 duality maps on
     a sphere, and up to 300 projections on the norm's ball elsewhere: for spectral norms as many
     SVDs; a metric adds an inverse of each of its roots.  The steps in between cost nothing.  One
     line a look is logged at level INFO, and only for it is the device waited for.  A gap near zero
@@ -47,7 +47,7 @@ class Certification:
     directions that scalers, momenta or decays have turned, Within, posteriors, rotations.  Nor is
     a weight of more dims than its norm measures.  The line names their rules, and why.
 
-    every  steps from one look to the next
+    every  steps from one certified step to the next
     worst  rule -> the largest gap so far, a number on the device
 
     Raises ValueError unless `every` is a whole number from 1 up.
@@ -64,14 +64,14 @@ class Certification:
 
     @property
     def is_due(self) -> bool:
-        """Whether this step is looked at."""
+        """Whether this step is certified."""
         return self.steps % self.every == 0
 
     def begin_step(self) -> None:
         """Count a step."""
         self.steps += 1
 
-    def look(self, batch: Batch, weights: Sequence[DeclaredWeight]) -> None:
+    def certify(self, batch: Batch, weights: Sequence[DeclaredWeight]) -> None:
         """Certify the directions that a batch has found for its weights."""
         for place, query, direction in batch.proposed():
             name, weight, declaration = weights[place]

@@ -1,4 +1,4 @@
-"""What a torch.amp.GradScaler tells an optimizer whose statistics it scales along with the loss.
+"""Use of torch.amp.GradScaler, which scales statistics of the network along with the loss.
 
 A GradScaler asks `_step_supports_amp_scaling`.  Where that is false it unscales every .grad, and
 calls `step` unless one overflowed.  Where it is true it always calls `step`, between writing and

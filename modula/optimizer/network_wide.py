@@ -97,7 +97,7 @@ def network_numbers(rule: LengthRule | None, batches: Sequence[Batch]) -> list[N
 
 
 def length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | None:
-    """What measures the step by the dual norm of the whole network, if anything does."""
+    """The rule for the length of the step, from the dual norm of the network; None for lr alone."""
     clip = potential if isinstance(potential, Clip | ShortStep) else None
     if clip is not None and isinstance(lr, Automatic):
         raise ValueError(f"{lr} and {clip} both set the length of the step: choose one")

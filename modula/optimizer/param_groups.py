@@ -83,7 +83,7 @@ def check_not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
 
 
-def refuse_beside_groups(
+def refuse_options_beside_groups(
     momentum: Momentum, potential: Potential, weight_decay: float | Decay
 ) -> None:
     """Raise ValueError for what groups would leave without effect, unless it is the default."""

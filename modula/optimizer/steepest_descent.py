@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from modula.duality import (
     plan_of,
     program_of,
 )
-from modula.errors import about
+from modula.errors import errors_named
 from modula.network.declare import check_model
 from modula.norms.checks import check_kind
 from modula.optimizer.automatic import Automatic
@@ -38,7 +38,7 @@ from modula.optimizer.param_groups import (
     declarations_of,
     names_of,
     param_groups,
-    refuse_beside_groups,
+    refuse_options_beside_groups,
     warn_of_limited_metrics,
 )
 from modula.optimizer.state_dict import check_loadable, copy_state_, fingerprint
@@ -57,6 +57,9 @@ class SteepestDescent(torch.optim.Optimizer):
         D = argmax <m, D>  over  ||D|| <= 1, D tangent at w
         w <- retract((1 - lr budget weight_decay) w - lr budget s D)
 
+    for each weight w, an average m of its gradients, a length s, and the budget of w, which is its
+    part of the step of the whole network.
+
     model         a normed network, or any torch model: see modula.declare
     lr            norm of one step, or Automatic(): then param_groups hold a multiplier
     momentum      which average m of the gradients is followed
@@ -69,12 +72,13 @@ class SteepestDescent(torch.optim.Optimizer):
     on_nonfinite  "raise" before anything changes, or "skip" the step and count it in `skipped`;
                   a finite gradient whose square overflows leaves out its weight, if that has a
                   metric, with a warning
-    certify_every steps from one look at every direction's certificate to the next, logged and kept
+    certify_every certify all directions once in so many steps; the worst gaps are logged and kept
                   in `certificates`: see modula.optimizer.certification for what it costs; None
-                  never looks
+                  never does
     state_dtype   torch.bfloat16 keeps weight-shaped state in half the memory, rounded at random;
                   None keeps it in float32, or in the dtype of the weight if that is finer
-    process_group the processes that average gradients, for metrics of a layer's data, see `watch`
+    process_group the processes that average gradients, for metrics that read statistics of the
+                  network: see `watch`
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -126,7 +130,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if groups is None:
             groups = [Group(declarations_of(model, momentum, potential, weight_decay))]
         else:
-            refuse_beside_groups(momentum, potential, weight_decay)
+            refuse_options_beside_groups(momentum, potential, weight_decay)
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
@@ -150,41 +154,41 @@ class SteepestDescent(torch.optim.Optimizer):
 
         Raises ValueError if a declaration is missing: nothing is guessed.
         """
-        declarations = list(param_group.pop("declarations", []))
-        params = param_group["params"]
-        params = list(params) if not isinstance(params, Tensor) else [params]
+        given = {**param_group}
+        declarations = list(given.pop("declarations", []))
+        params = given["params"]
+        params = [params] if isinstance(params, Tensor) else list(params)
         if len(declarations) != len(params):
             raise ValueError(
                 f"a param group needs one declaration a weight; got {len(declarations)} for "
                 f'{len(params)} weights: add "declarations": [Declaration(...), ...]'
             )
-        super().add_param_group({**param_group, "params": params})
+        super().add_param_group({**given, "params": params})
+        group = self.param_groups[-1]
+        for key in self.defaults.keys() - given.keys() - {"lr"}:
+            del group[key]  # a default of the first group, which this one's programs may not have
+        rows = zip(names_of(group), group["params"], declarations, strict=True)
+        weights = [DeclaredWeight(*row) for row in rows]
         try:
-            for name, each in zip(names_of(self.param_groups[-1]), declarations, strict=True):
-                check_kind("add_param_group", repr(name), each, Declaration)
-            self._derive(self.param_groups[-1], param_group.keys(), declarations)
+            for name, _, declaration in weights:
+                check_kind("add_param_group", repr(name), declaration, Declaration)
+            self._derive(group, weights)
         except (ValueError, LookupError):
             self.param_groups.pop()
             raise
 
-    def _derive(
-        self, group: dict[str, Any], given: Collection[str], declarations: list[Declaration]
-    ) -> None:
+    def _derive(self, group: dict[str, Any], weights: list[DeclaredWeight]) -> None:
         """Derive the programs of a group, which is the last of param_groups, and their state."""
-        for key in self.defaults.keys() - given - {"lr"}:
-            del group[key]  # a default of the first group, which this one's programs may not have
-        rows = zip(names_of(group), group["params"], declarations, strict=True)
-        weights = [DeclaredWeight(*row) for row in rows]
         programs, projections = [], list[InitialProjection]()
         for each in weights:
-            with about(each.name):
+            with errors_named(each.name):
                 check_length(self.length_rule, each.declaration.setting.potential)
                 programs.append(program_of(each.declaration, each.weight.shape, each.name))
                 projections += initial_projections(each)
         for program in programs:
             for key, value in program.live.items():
                 group.setdefault(key, value)
-        group["geometry"] = [fingerprint(declaration) for declaration in declarations]
+        group["geometry"] = [fingerprint(each.declaration) for each in weights]
         self._batches.add(len(self._weights), weights, programs)
         self._weights.append(weights)
         self.state.update(self._batches.state())
@@ -234,7 +238,7 @@ class SteepestDescent(torch.optim.Optimizer):
 
         Where a GradScaler scales the loss, it shall scale this one too.
         """
-        with self._watched().sampled():
+        with self._network_statistics().sampled():
             yield
 
     @contextmanager
@@ -248,7 +252,7 @@ class SteepestDescent(torch.optim.Optimizer):
         """
         with torch.no_grad():
             noises = self._batches.noises(self.param_groups)
-        with self._watched().perturbed(noises) if noises else nullcontext():
+        with self._network_statistics().perturbed(noises) if noises else nullcontext():
             yield
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -262,7 +266,7 @@ class SteepestDescent(torch.optim.Optimizer):
         """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
         return self._statistics is not None and bool(self._statistics.wanted)
 
-    def _watched(self) -> NetworkStatistics:
+    def _network_statistics(self) -> NetworkStatistics:
         if self._statistics is None:
             raise RuntimeError(
                 "this optimizer is a copy and does not know its network: call "
@@ -302,13 +306,13 @@ class SteepestDescent(torch.optim.Optimizer):
         scale, overflowed = scale_and_overflow_(self, loss_scale, is_scaled)
         # Taken even where the step is left out, whose statistics shall not be in the next one's.
         # What is maximized has a negative loss: of it, too, are the gradients times noise.
-        seen, asks = {}, self._batches.asks_statistics
-        if asks:
-            seen = self._watched().take(-scale if self.maximize else scale)
+        seen, reads_statistics = {}, self._batches.reads_statistics
+        if reads_statistics:
+            seen = self._network_statistics().take(-scale if self.maximize else scale)
         gradients = None if overflowed else self._gradients()
         if gradients is not None:
             self._last_lr = self._batches.step(self.param_groups, gradients, seen)
-        if asks:
+        if reads_statistics:
             self._expect()
         return loss
 

@@ -36,9 +36,9 @@ class WeightBatches:
     What does not change from step to step is found when weights are added; options are read from
     param_groups in every step.
 
-    length_rule    what measures the step by the dual norm of the network; None for param_groups
+    length_rule    length of the step, from the dual norm of the network; None: lr alone says it
     state_dtype    dtype of weight-shaped state; None for the one it is computed in
-    certification  what looks at the directions; None for nothing
+    certification  certifies directions in the steps in which that is due; None never does
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WeightBatches:
         state_dtype: torch.dtype | None,
         certification: Certification | None,
     ) -> None:
-        self.asks_statistics = False
+        self.reads_statistics = False
         self._length_rule = length_rule
         self._state_dtype = state_dtype
         self._certification = certification
@@ -63,7 +63,7 @@ class WeightBatches:
             for batch, positions in batches(programs, tensors, self._state_dtype)
         ]
         self._numbers = network_numbers(self._length_rule, [b for _, b, _ in self._batches])
-        self.asks_statistics |= any(program.statistics for program in programs)
+        self.reads_statistics |= any(program.statistics for program in programs)
         self._can_fail |= any(each.declaration.setting.manifold.can_fail for each in weights)
 
     def state(self) -> dict[Tensor, dict[str, Tensor]]:
@@ -140,7 +140,7 @@ class WeightBatches:
         seen = [statistics.get(weight.name, {}) for weight in weights] if statistics else []
         certification, look = self._certification, None
         if certification is not None and certification.is_due:
-            look = partial(certification.look, batch, weights)
+            look = partial(certification.certify, batch, weights)
         batch.propose(own, options, seen, look)
 
     def _tensors(self) -> list[Tensor]:

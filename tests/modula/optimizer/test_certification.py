@@ -224,7 +224,7 @@ def test_the_worst_is_kept_and_its_weight_named(caplog: pytest.LogCaptureFixture
 
 def test_the_steps_in_between_do_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
-    original = certification.Certification.look
+    original = certification.Certification.certify
     net = network()
     optimizer = modula.recipes.muon(net, certify_every=4)
 
@@ -232,7 +232,7 @@ def test_the_steps_in_between_do_not_look(monkeypatch: pytest.MonkeyPatch) -> No
         looks.append(self.steps)
         original(self, *arguments)
 
-    monkeypatch.setattr(certification.Certification, "look", counted)
+    monkeypatch.setattr(certification.Certification, "certify", counted)
     run(optimizer, net, 9)
     assert set(looks) == {4, 8}
 
