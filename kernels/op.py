@@ -75,14 +75,16 @@ class Op:
         twin: Twin = getattr(import_module(module), function)
         return twin
 
-    def __call__(self, *reads: Any, **options: Any) -> Any:
+    def twin(self, on_cuda: bool, lists: bool) -> Twin:
         """The fused twin on CUDA tensors where there is one, else the foreach or the plain one."""
-        first, lists = reads[0], isinstance(reads[0], list)
-        on_cuda = (first[0] if lists else first).is_cuda
         if self.fused_at and on_cuda and lists == self.takes_lists:
-            return self.fused(*reads, **options)
-        twin = self.foreach if lists and self.foreach else self.plain
-        return twin(*reads, **options)
+            return self.fused
+        return self.foreach if lists and self.foreach else self.plain
+
+    def __call__(self, *reads: Any, **options: Any) -> Any:
+        """What the twin for these tensors, or lists of them, makes of them."""
+        first, lists = reads[0], isinstance(reads[0], list)
+        return self.twin((first[0] if lists else first).is_cuda, lists)(*reads, **options)
 
 
 def elementwise(

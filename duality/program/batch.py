@@ -9,12 +9,13 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from modula.duality.program.line import Line, PerWeight, Role
+from modula.duality.program.line import Line, Live, PerWeight, Role
 from modula.duality.program.names import NOISE, STEP
 from modula.duality.program.program import Program
 from modula.duality.program.refresh import turns
 from modula.duality.program.slot import COUNTER, Slot
 from modula.duality.program.state import StateBuffer
+from modula.kernels.op import Twin
 
 ROUNDINGS = "roundings"  # counts the steps in which state was rounded at random
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
@@ -27,10 +28,23 @@ Statistics = Mapping[str, Tensor]
 
 
 class BatchLine(NamedTuple):
-    """A line, with those of its options that differ by weight: for each a list, one a weight."""
+    """A line as a batch runs it.
+
+    call        the twin for the batch's tensors, with the options as declared
+    live        names in param_groups by option
+    per_weight  values by option that differs by weight, one a weight
+    """
 
     line: Line
+    call: Twin
+    live: Mapping[str, str]
     per_weight: Mapping[str, list[float]]
+
+    def changed(self, live: Mapping[str, float], rows: Rows) -> dict[str, Any]:
+        """The options of these weights that are not as declared."""
+        return {k: live[name] for k, name in self.live.items() if name in live} | {
+            k: [values[i] for i in rows] for k, values in self.per_weight.items()
+        }
 
 
 class Batch:
@@ -57,9 +71,9 @@ class Batch:
         self.state = {name: self._new_state(slot) for name, slot in slots.items()}
         self.asks_mean_square = self.program.reads_mean_square
         self.statistics = self.program.statistics
-        self._proposal = _with_lists([each.proposal for each in programs])
-        self._update = _with_lists([each.update for each in programs])
-        self._draw = _with_lists([each.draw for each in programs])
+        self._proposal = self._batch_lines([each.proposal for each in programs])
+        self._update = self._batch_lines([each.update for each in programs])
+        self._draw = self._batch_lines([each.draw for each in programs])
         self._all = tuple(range(len(self.weights)))
         self.turns = list(turns) or [0.0] * len(self.weights)
         self._env: dict[str, list[Tensor] | Tensor] = {}
@@ -76,6 +90,27 @@ class Batch:
         dtype = self.kept if self.kept is not None and slot.shape is None else working
         shapes = [tuple(w.shape if slot.shape is None else slot.shape) for w in self.weights]
         return StateBuffer.filled(slot, shapes, dtype, first.device, working)
+
+    def _batch_lines(self, programs: Sequence[Sequence[Line]]) -> list[BatchLine]:
+        """The lines that all these programs have, with what may differ between the weights."""
+        found = []
+        for same in zip(*programs, strict=True):
+            first = same[0]
+            differing = [k for k, v in first.options if isinstance(v, PerWeight)]
+            values = [each.values() for each in same] if differing else []
+            # Counters stand on the CPU, also those of weights that do not.
+            buffer = self.state.get(first.reads[0])
+            tensors = self.weights if buffer is None else buffer.views
+            twin = first.op.twin(tensors[0].is_cuda, first.op.takes_lists)
+            found.append(
+                BatchLine(
+                    first.signature,
+                    first.bound(twin),
+                    {k: v.name for k, v in first.options if isinstance(v, Live)},
+                    {k: [each[k] for each in values] for k in differing},
+                )
+            )
+        return found
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """Views of one weight's state, by name."""
@@ -142,8 +177,8 @@ class Batch:
     def dual_norms(self) -> Tensor:
         """budget * ||query||_* of each weight that will step, in float64."""
         found = []
-        for _, per_weight in self._of_role(Role.STEP):
-            (scales,) = per_weight.values()
+        for step in self._of_role(Role.STEP):
+            (scales,) = step.per_weight.values()
             own = [scales[i] for i in self._chosen]
             names = (self.program.query, self.program.direction)
             pairs = zip(own, *map(self._listed, names), strict=True)
@@ -157,16 +192,20 @@ class Batch:
     def _gains_of_decay(self, live: Mapping[str, float]) -> Tensor:
         """<query, W - W'> for each weight W' after its decay alone, at lr = 1, in float64."""
         found = []
-        for each, per_weight in self._of_role(Role.DECAY):
-            named = {name: self._listed(name) for name in each.reads if name != "lr"}
-            one = torch.ones((), dtype=torch.float64, device=self.weights[0].device)
-            for place, (i, query) in enumerate(
-                zip(self._chosen, self._listed(self.program.query), strict=True)
-            ):
-                reads = [named[n][place].double() if n in named else one for n in each.reads]
-                options = {name: values[i] for name, values in per_weight.items()}
-                decayed = each.run(each.op.plain, reads, live, options)
-                found.append((query * (reads[0] - decayed)).sum())
+        one = torch.ones((), dtype=torch.float64, device=self.weights[0].device)
+        for each in self._of_role(Role.DECAY):
+            line, plain = each.line, each.line.bound(each.line.op.plain)
+            lists = [
+                [one] * len(self._chosen) if n == "lr" else self._listed(n) for n in line.reads
+            ]
+            queries = self._listed(self.program.query)
+            for i, query, *reads in zip(self._chosen, queries, *lists, strict=True):
+                weight, *others = (read.double() for read in reads)
+                options = {
+                    k: v[0] if isinstance(v, list) else v
+                    for k, v in each.changed(live, (i,)).items()
+                }
+                found.append((query * (weight - plain(weight, *others, **options))).sum())
         return self._stacked_numbers(found)
 
     def _of_role(self, role: Role) -> list[BatchLine]:
@@ -232,19 +271,20 @@ class Batch:
         self._env, self._rows = {}, {}
 
     def _run(self, lines: Sequence[BatchLine], live: Mapping[str, float]) -> None:
-        for each, per_weight in lines:
+        for batch_line in lines:
+            each, call = batch_line.line, batch_line.call
             rows = self._rows_of(each)
             if not rows:
                 if each.result not in self.state:
                     self._env[each.result], self._rows[each.result] = [], rows
                 continue
-            options = {name: [values[i] for i in rows] for name, values in per_weight.items()}
-            if each.op.takes_lists:
+            options = batch_line.changed(live, rows)
+            if each.op.foreach is not None:
                 lists = [self._listed(name, rows) for name in each.reads]
-                self._keep_listed(each, each.run(each.op, lists, live, options), rows)
+                self._keep_listed(each, call(*lists, **options), rows)
             else:
                 stacks = [self._stacked(name, rows) for name in each.reads]
-                self._keep(each.result, each.run(each.op, stacks, live), rows)
+                self._keep(each.result, call(*stacks, **options), rows)
 
     def _rows_of(self, each: Line) -> Rows:
         """The weights that a line runs on."""
@@ -263,7 +303,11 @@ class Batch:
         if name == "weight":
             torch._foreach_copy_(self._listed("weight", rows), list(result.unbind(0)))
         elif name in self.state:
-            self.state[name].write_(rows, result, self._seed(name, rows))
+            buffer = self.state[name]
+            if buffer.is_worked_on and buffer.whole is not None and rows == self._all:
+                buffer.whole.copy_(result)
+            else:
+                buffer.write_(rows, result, self._seed(name, rows))
         else:
             self._env[name], self._rows[name] = result, rows
 
@@ -293,7 +337,10 @@ class Batch:
 
     def _stacked(self, name: str, rows: Rows) -> Tensor:
         if name not in self._env:
-            return self.state[name].stacked(rows)
+            buffer = self.state[name]
+            if buffer.is_worked_on and buffer.whole is not None and rows == self._all:
+                return buffer.whole
+            return buffer.stacked(rows)
         value = self._env[name]
         if isinstance(value, Tensor):
             have = self._rows.get(name, self._chosen)
@@ -308,17 +355,6 @@ class Batch:
 
 def _places(rows: Rows, have: Rows) -> list[int]:
     return [have.index(i) for i in rows]
-
-
-def _with_lists(programs: Sequence[Sequence[Line]]) -> list[BatchLine]:
-    """The lines that all these programs have, with the options that differ as lists."""
-    found = []
-    for same in zip(*programs, strict=True):
-        differing = [k for k, v in same[0].options if isinstance(v, PerWeight)]
-        values = [each.values() for each in same] if differing else []
-        lists = {name: [each[name] for each in values] for name in differing}
-        found.append(BatchLine(same[0].signature, lists))
-    return found
 
 
 def state_dtype(weight: Tensor) -> torch.dtype:

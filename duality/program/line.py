@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from modula.duality.program import refresh
@@ -79,19 +80,12 @@ class Line:
         """The options of one weight: live ones as `live` has them, or as declared."""
         return {name: _value(option, live) for name, option in self.options}
 
-    def run(
-        self,
-        twin: Twin,
-        reads: Any,
-        live: Mapping[str, float] = NONE,
-        per_weight: Mapping[str, Any] = NONE,
-    ) -> Any:
-        """What the op, or a twin of it, makes of these reads.
+    def bound(self, twin: Twin) -> Twin:
+        """A twin of the op with the options as declared: the line runs as bound(twin)(*reads).
 
-        live        values of live options, by the names they have in param_groups
-        per_weight  values of options that differ by weight: lists of them, for a batch
+        Live options and those that differ by weight are given anew as keywords.
         """
-        return twin(*reads, **{**self.values(live), **per_weight})
+        return partial(twin, **self.values())
 
     def in_role(self, role: Role) -> Line:
         """The same line, declared to do this to the weight."""

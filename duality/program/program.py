@@ -153,7 +153,7 @@ class Program:
         for each in self.lines:
             known = all(name in tensors for name in each.reads)
             if known and each.is_due(int(tensors[STEP]) if each.every > 1 else 0):
-                tensors[each.result] = each.run(each.op.plain, [tensors[n] for n in each.reads])
+                tensors[each.result] = each.bound(each.op.plain)(*map(tensors.get, each.reads))
             elif each.result not in state:
                 tensors.pop(each.result, None)
         return tensors

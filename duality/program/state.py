@@ -18,12 +18,15 @@ class StateBuffer:
     working       dtype that is computed in; if it is another than that of the views, lines get
                   copies, and what they keep is rounded to bfloat16 at random
     is_worked_on  whether lines get the views themselves, so that they may write to them
+    whole         the buffer that the views were cut from, as (weights, *shape); None where their
+                  shapes differ
     """
 
     def __init__(self, views: list[Tensor], working: torch.dtype) -> None:
         self.views = views
         self.working = working
         self.is_worked_on = views[0].dtype == working
+        self.whole = _whole(views)
 
     @classmethod
     def filled(
@@ -50,10 +53,8 @@ class StateBuffer:
 
     def stacked(self, rows: Sequence[int]) -> Tensor:
         """The state of these weights, equal in shape, as (rows, *shape); not a copy if all."""
-        if len(rows) == 1:
-            return self.views[rows[0]].unsqueeze(0).to(self.working)
-        if len(rows) == len(self.views):
-            return self._whole().to(self.working)
+        if self.whole is not None and len(rows) == len(self.views):
+            return self.whole.to(self.working)
         return torch.stack(self.listed(rows))
 
     def write_(self, rows: Sequence[int], values: Tensor | Sequence[Tensor], seed: int = 0) -> None:
@@ -61,12 +62,11 @@ class StateBuffer:
         if not self.is_worked_on:
             generator = torch.Generator(self.views[0].device).manual_seed(seed)
             values = [to_bfloat16_at_random(value, generator) for value in values]
-        if isinstance(values, Tensor) and len(rows) == len(self.views):
-            self._whole().copy_(values)
-        else:
-            torch._foreach_copy_([self.views[i] for i in rows], list(values))
+        torch._foreach_copy_([self.views[i] for i in rows], list(values))
 
-    def _whole(self) -> Tensor:
-        """The buffer that the views were cut from, as (weights, *shape)."""
-        first = self.views[0]
-        return first.as_strided((len(self.views), *first.shape), (first.numel(), *first.stride()))
+
+def _whole(views: Sequence[Tensor]) -> Tensor | None:
+    first = views[0]
+    if any(view.shape != first.shape for view in views):
+        return None
+    return first.as_strided((len(views), *first.shape), (first.numel(), *first.stride()))
