@@ -111,6 +111,9 @@ def derives(
     Where `when(setting, shape)` is false the rule is passed over, and the next nearest is asked.
     """
     key = (norm, manifold, type(None) if metric is None else metric, potential)
+    for each in key:
+        if not isinstance(each, type):
+            raise ValueError(f"@derives takes types, such as Spectral or Stiefel; got {each!r}")
 
     def register(rule: Rule) -> Rule:
         if key in _RULES:

@@ -1,95 +1,31 @@
-"""Programs: what they print, which state they need, and that batches run what they say."""
+"""Programs: what they print, which state they keep, and what is refused when one is built."""
 
 import pytest
-import torch
+from torch import nn
 
+from modula import Group, SteepestDescent
 from modula.duality import (
     Average,
-    Batch,
     Declaration,
-    HeavyBall,
-    NoMomentum,
-    QueryStore,
+    Derived,
+    PerWeight,
+    Program,
     Setting,
-    Sharp,
-    batches,
+    Slot,
+    Unbiased,
+    derives,
     line,
     program_of,
 )
-from modula.kernels.elementwise import averages
-from modula.manifolds import Oblique, Sphere, Stiefel
-from modula.norms import L2, RMS, Frobenius, Max, Nuclear, RMSToRMS, Rows
-from modula.norms.metrics.diagonal import Diagonal
+from modula.duality.program.names import MEAN_SQUARE
+from modula.kernels.elementwise import averages, decay, update
+from modula.kernels.op import Shape
+from modula.kernels.spectral.polar import polar
+from modula.manifolds import Euclidean
+from modula.norms import L2, RMSToRMS, Spectral
 
-SHAPE = (6, 4)
-DECLARATIONS = {
-    "muon": Declaration(Setting(RMSToRMS(), momentum=Average(0.9, nesterov=True))),
-    "decayed": Declaration(Setting(RMSToRMS(), momentum=Average()), weight_decay=0.1, budget=0.3),
-    "sign": Declaration(Setting(Max(2), momentum=Average())),
-    "lion": Declaration(Setting(Max(2), momentum=QueryStore())),
-    "sgd": Declaration(Setting(Frobenius(), momentum=HeavyBall(), potential=Sharp())),
-    "nesterov": Declaration(Setting(Frobenius(), momentum=HeavyBall(0.9, True), potential=Sharp())),
-    "sharp muon": Declaration(Setting(RMSToRMS(), potential=Sharp())),
-    "adam": Declaration(
-        Setting(L2(2), metric=Diagonal(), potential=Sharp(), momentum=Average(0.9)),
-        weight_decay=0.1,
-    ),
-    "heads": Declaration(Setting(RMSToRMS().on("(h d) i -> h d i", h=2))),
-    "scaled": Declaration(Setting(2.0 * RMSToRMS())),
-    "rows": Declaration(Setting(Rows(RMS()), momentum=Average())),
-    "exact": Declaration(Setting(Nuclear())),
-    "sphere": Declaration(Setting(L2(2), Sphere(ndim=2), momentum=Average())),
-    "oblique": Declaration(Setting(Rows(RMS()), Oblique("rows"))),
-    "stiefel": Declaration(Setting(RMSToRMS(), Stiefel(), momentum=Average())),
-}
-
-
-def start(declaration: Declaration, count: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    draws = [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(count)]
-    return [declaration.setting.manifold.project(draw) for draw in draws]
-
-
-@pytest.mark.parametrize("name", DECLARATIONS)
-def test_a_batch_runs_what_the_program_says(name: str) -> None:
-    declaration = DECLARATIONS[name]
-    program = program_of(declaration, SHAPE)
-    weights = start(declaration, 3)
-    expected = [dict.fromkeys(program.state) for _ in weights]
-    for each in expected:
-        each.update(
-            {k: torch.zeros(() if k == "step" else SHAPE, dtype=torch.float64) for k in each}
-        )
-    plain = [weight.clone() for weight in weights]
-    batch = Batch([program] * 3, weights)
-    lr = torch.tensor(0.1, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(3):
-        gradients = [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in weights]
-        batch.propose(gradients, {})
-        batch.update(lr, {})
-        for i, gradient in enumerate(gradients):
-            after = program.run(weight=plain[i], gradient=gradient, lr=lr, **expected[i])
-            plain[i] = after["weight"]
-            expected[i] = {k: after[k] for k in expected[i]}
-    for i, weight in enumerate(weights):
-        # Near-square Stiefel weights go through roots near zero, which magnify rounding.
-        torch.testing.assert_close(weight, plain[i], rtol=1e-8, atol=1e-8)
-
-
-def test_weights_without_a_gradient_stay_and_the_others_move_alike() -> None:
-    program = program_of(DECLARATIONS["muon"], SHAPE)
-    alone, left, right = start(DECLARATIONS["muon"], 1)[0], *start(DECLARATIONS["muon"], 2)
-    left.copy_(alone)
-    before = right.clone()
-    gradient = torch.randn(SHAPE, dtype=torch.float64)
-    single, pair = Batch([program], [alone]), Batch([program] * 2, [left, right])
-    for batch, gradients in ((single, [gradient]), (pair, [gradient, None])):
-        batch.propose(gradients, {})
-        batch.update(torch.tensor(0.1, dtype=torch.float64), {})
-    torch.testing.assert_close(left, alone)
-    torch.testing.assert_close(right, before, rtol=0, atol=0)
-    torch.testing.assert_close(pair.state["momentum"].views[1], torch.zeros_like(right))
+MISSPELT = (line("direction", polar, "qeury"),)
+STEP = line("weight", update.step, "weight", "direction", "lr", scale=PerWeight(1.0))
 
 
 def test_programs_print_as_they_are_written() -> None:
@@ -102,35 +38,38 @@ def test_programs_print_as_they_are_written() -> None:
     assert program.state == ("momentum",)
 
 
-def test_a_line_that_overwrites_must_say_so() -> None:
-    with pytest.raises(ValueError, match="average overwrites momentum, not query"):
-        line("query", averages.average, "momentum", "gradient", beta=0.9)
+def test_a_misspelt_name_is_no_state() -> None:
+    ahead = line("query", averages.blend, "gradient", "momentum", beta=0.9)
+    slots = (("momentum", Slot()),)
+    with pytest.raises(ValueError, match="reads 'qeury', which no line .* nearest is 'query'"):
+        Program((ahead, *MISSPELT), (STEP,), query="query", slots=slots)
+    with pytest.raises(ValueError, match="direction of a program is 'drection'"):
+        Program((line("direction", polar, "gradient"),), (STEP,), direction="drection")
 
 
-def test_same_shape_and_program_share_a_batch_whatever_their_budget() -> None:
-    declarations = [Declaration(Setting(RMSToRMS()), budget=b) for b in (1.0, 0.5)]
-    weights = [torch.zeros(4, 4), torch.zeros(4, 4), torch.zeros(8, 4)]
-    programs = [
-        program_of(d, w.shape)
-        for d, w in zip([*declarations, declarations[0]], weights, strict=True)
-    ]
-    assert [positions for _, positions in batches(programs, weights)] == [[0, 1], [2]]
+def test_a_rule_that_misspells_trains_nothing_and_says_so() -> None:
+    class Odd(Euclidean):
+        """A manifold with a rule of its own."""
+
+    @derives(Spectral, Odd)
+    def misspelt(setting: Setting, shape: Shape) -> Derived:
+        return Derived(MISSPELT)
+
+    net = nn.Linear(4, 3, bias=False)
+    with pytest.raises(ValueError, match="weight: `direction = polar\\(qeury\\)` reads 'qeury'"):
+        SteepestDescent(net, groups=[Group({"weight": Declaration(Setting(RMSToRMS(), Odd()))})])
 
 
-def test_momenta_of_a_batch_are_one_buffer() -> None:
-    program = program_of(Declaration(Setting(RMSToRMS(), momentum=Average())), (4, 3))
-    batch = Batch([program] * 5, [torch.zeros(4, 3) for _ in range(5)])
-    first, *rest = batch.state["momentum"].views
-    assert all(r.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for r in rest)
+def test_the_mean_square_needs_a_declared_second_moment() -> None:
+    decayed = line("weight", decay.scheduled_decay, "weight", "lr", MEAN_SQUARE, rate=0.1)
+    with pytest.raises(ValueError, match="no slot is declared as a second moment"):
+        Program((), (decayed,), direction="gradient")
+    assert Program(
+        (), (decayed,), "gradient", slots=(("v", Slot(second_moment=True)),)
+    ).second_moment
 
 
-@pytest.mark.parametrize("momentum", [NoMomentum(), Average(0.9), HeavyBall(0.9)], ids=str)
-def test_dual_norm_of_a_batch_is_the_norms_own(momentum: object) -> None:
-    declaration = Declaration(Setting(Rows(RMS()), momentum=momentum), budget=0.3)  # type: ignore[arg-type]
-    weights = start(declaration, 2)
-    batch = Batch([program_of(declaration, SHAPE)] * 2, weights)
-    gradients = [torch.randn(SHAPE, dtype=torch.float64) for _ in weights]
-    batch.propose(gradients, {})
-    queries = gradients if isinstance(momentum, NoMomentum) else batch.state["momentum"].views
-    expected = 0.3 * sum(Rows(RMS()).dual(query) for query in queries)
-    torch.testing.assert_close(batch.dual_norms().sum(), expected, rtol=1e-12, atol=0)
+def test_counters_are_declared_with_what_counts_them() -> None:
+    program = program_of(Declaration(Setting(L2(2), momentum=Unbiased())), (4, 3))
+    assert program.slot("step").counts and program.lines[0].result == "step"
+    assert program.state_bytes((4, 3), 4) == 4 * 12

@@ -216,3 +216,9 @@ def test_a_multiple_of_a_norm_moves_less_on_any_manifold() -> None:
     once = direction(Setting(Frobenius(), Sphere(ndim=2)), weight, gradient)
     half = direction(Setting(2.0 * Frobenius(), Sphere(ndim=2)), weight, gradient)
     torch.testing.assert_close(2 * half, once)
+
+
+def test_a_rule_for_what_is_no_type_is_refused_and_leaves_the_table_alone() -> None:
+    with pytest.raises(ValueError, match="@derives takes types, such as Spectral or Stiefel; got"):
+        derives(norms.RMSToRMS)  # type: ignore[arg-type]  # a function that makes a Spectral
+    assert derive(Setting(RMSToRMS()), (3, 2)).lines
