@@ -8,7 +8,7 @@ from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
-from modula.kernels.moments import second_moment
+from modula.kernels.moments import samples, second_moment
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 from modula.norms.maps.linear import Elementwise, LinearMap
 from modula.norms.metrics.base import Memory
@@ -79,7 +79,7 @@ class PowerOfSize:
 
 def _average_size(size: Tensor, x: Tensor, seen: Tensor, *, beta: float, unbiased: bool) -> Tensor:
     """The average of the mean square of x, a sample further: (...)."""
-    new = second_moment.entries(x, seen).square().mean(-1)
+    new = samples.entries(x, seen).square().mean(-1)
     return second_moment.average_moment(size, new, seen, beta=beta, unbiased=unbiased)
 
 
@@ -91,7 +91,7 @@ def _(metric: Scalar, shape: Shape, whole: bool) -> Coordinates:
     memory = metric.memory
     return Coordinates(
         before=(
-            line("seen", second_moment.tally, "seen", "sample"),
+            line("seen", samples.tally, "seen", "sample"),
             line(
                 "size",
                 average_size,

@@ -11,7 +11,7 @@ from modula.duality.metrics.kronecker import InverseAlong
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
-from modula.kernels.moments import factors, second_moment
+from modula.kernels.moments import factors, gauge, samples
 from modula.kernels.moments.structure import Structure
 from modula.kernels.op import Op
 
@@ -19,8 +19,8 @@ from modula.kernels.op import Op
 def usable_sample() -> list[Line]:
     """usable: the sample, or zero where it overflows; rejected: how often it did."""
     return [
-        line("rejected", factors.rejected, "rejected", "sample"),
-        line("usable", factors.usable, "sample", "seen"),
+        line("rejected", samples.rejected, "rejected", "sample"),
+        line("usable", samples.usable, "sample", "seen"),
     ]
 
 
@@ -73,7 +73,7 @@ class Factors:
     def counting(self, read: str) -> list[Line]:
         """fresh: whether what is read is a sample; seen: how many there were."""
         return [
-            line("fresh", factors.fresh, read, "seen"),
+            line("fresh", samples.fresh, read, "seen"),
             line("seen", averages.accumulate, "seen", "fresh", beta=1.0),
         ]
 
@@ -84,7 +84,7 @@ class Factors:
     def resized(self, **powers: float) -> list[Line]:
         """name_i times gain^power along each dim."""
         return [
-            self.on(i, f"{name}_{i}", second_moment.regauge, f"{name}_{i}", "gain", power=power)
+            self.on(i, f"{name}_{i}", gauge.regauge, f"{name}_{i}", "gain", power=power)
             for name, power in powers.items()
             for i in self.fitted.estimated
         ]
@@ -103,7 +103,7 @@ class Factors:
         for i in self.fitted.estimated:
             order = self.first(i)
             names, kinds = self.named("root", order), self.kinds(order)
-            lines.append(self.on(i, f"gauge_{i}", factors.factor_gauge, *names, kinds=kinds))
+            lines.append(self.on(i, f"gauge_{i}", gauge.factor_gauge, *names, kinds=kinds))
         return lines
 
     def squares(self) -> list[Line]:

@@ -11,7 +11,7 @@ from modula.duality.metrics.kronecker import MODES
 from modula.duality.metrics.layer_matrix import Matrix
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
-from modula.kernels.moments import factors, inverse_free, second_moment
+from modula.kernels.moments import factors, gauge, inverse_free, samples
 from modula.kernels.op import Shape
 from modula.norms.metrics.base import Memory
 from modula.norms.metrics.inverse_free import SINGD, InverseFree
@@ -35,7 +35,7 @@ def _(metric: InverseFree, shape: Shape, whole: bool) -> Coordinates:
         *kept.counting_usable(),
         *kept.white("root"),
         kept.on_weight("gain", factors.size_gain, *reads, **size, kinds=kinds),
-        kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
+        kept.on_weight("white", gauge.regauge, "white", "gain", power=-0.5),
         *kept.resized(root=-0.5 / len(kept.fitted.estimated)),
     ]
     for i in kept.fitted.estimated:
@@ -121,11 +121,11 @@ def _usable_moments(kept: Factors) -> list[Line]:
     """usable_i: the moment of dim i, or zero where either is none; rejected: how often one was."""
     every = kept.fitted.estimated
     names = {i: OF_DIM[i] for i in every}
-    lines = [line("rejected", factors.rejected_moments, "rejected", *names.values())]
+    lines = [line("rejected", samples.rejected_moments, "rejected", *names.values())]
     for i in every:
         others = (names[j] for j in every if j != i)
         reads = (names[i], "seen", *others)
-        lines.append(kept.on(i, f"usable_{i}", factors.usable_moment, *reads))
+        lines.append(kept.on(i, f"usable_{i}", samples.usable_moment, *reads))
     return lines
 
 
@@ -143,5 +143,5 @@ def _sized(metric: SINGD, kept: Factors, group: tuple[int, ...], seen: str) -> l
     share = 1 / len(group)
     for i in group:
         for name, power in ((f"root_{i}", -share / 2), (f"{seen}_{i}", -share)):
-            lines.append(kept.on(i, name, second_moment.regauge, name, "gain", power=power))
+            lines.append(kept.on(i, name, gauge.regauge, name, "gain", power=power))
     return lines

@@ -19,7 +19,7 @@ from modula.duality.metrics.coordinates import (
 from modula.duality.metrics.spiked import InverseSpiked, Subspace
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot, Slots
-from modula.kernels.moments import root, second_moment, spiked
+from modula.kernels.moments import gauge, root, samples, second_moment, spiked
 from modula.kernels.moments.structure import Structure
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.maps.linear import Along, Elementwise, Inverse, LinearMap, spread
@@ -141,7 +141,7 @@ class Keeper:
     def observe(self) -> list[Line]:
         """Lines from "sample" to the factors."""
         estimated = self.fitted.estimated
-        lines = [line("seen", second_moment.tally, "seen", "sample")]
+        lines = [line("seen", samples.tally, "seen", "sample")]
         if self.coupled and not self.metric.memory.first:
             lines += [each for i in estimated for each in self._first_scale(i)]
         lines += [each for i in estimated for each in self._whitened_along_others(i)]
@@ -203,12 +203,12 @@ class Keeper:
             order = [i, *(j for j in fitted.estimated if j != i)]
             kinds = tuple(fitted.kind(j) for j in order)
             names = (f"factor_{j}" for j in order)
-            lines.append(line(f"gauge_{i}", second_moment.gauge, *names, kinds=kinds))
+            lines.append(line(f"gauge_{i}", gauge.gauge, *names, kinds=kinds))
         for i in fitted.estimated:
             powers = {f"factor_{i}": -1.0, **self.roots(i)}
             powers |= {f"image_{i}": -1.0} if self.subspace(i) else {}
             for name, power in powers.items():
-                each = line(name, second_moment.regauge, name, f"gauge_{i}", power=power)
+                each = line(name, gauge.regauge, name, f"gauge_{i}", power=power)
                 lines.append(with_cost_of(each, fitted.factor_shape(i)))
         return lines
 

@@ -19,7 +19,7 @@ from modula.duality.metrics.factors import usable_sample
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
-from modula.kernels.moments import factors, low_rank, second_moment, spiked
+from modula.kernels.moments import gauge, low_rank, samples, spiked
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.maps.linear import Inverse, LinearMap, Transposed
 from modula.norms.maps.structured import LowRankScaled
@@ -81,7 +81,7 @@ def _sized(metric: LowRank, inward: Applied, thin: Shape) -> list[Line]:
     resized = (("scale", -0.25), ("white", -0.25), ("pull_scale", -0.5), ("push_scale", 0.5))
     return [
         *usable_sample(),
-        line("fresh", factors.fresh, "usable", "seen"),
+        line("fresh", samples.fresh, "usable", "seen"),
         line("seen", averages.accumulate, "seen", "fresh", beta=1.0),
         *(_on(thin, name, spiked.begun, name, "usable", "seen", size=START) for name in Q[1:]),
         inward.down("usable", "white"),
@@ -93,7 +93,7 @@ def _sized(metric: LowRank, inward: Applied, thin: Shape) -> list[Line]:
             *("pull_scale", "push_scale", "fresh", "seen"),
             beta=metric.size_beta,
         ),
-        *(line(name, second_moment.regauge, name, "gain", power=p) for name, p in resized),
+        *(line(name, gauge.regauge, name, "gain", power=p) for name, p in resized),
     ]
 
 
@@ -125,7 +125,7 @@ def _stepped(metric: LowRank, thin: Shape) -> list[Line]:
         lines.append(each if name == "scale" else with_cost_of(each, thin))
     lines.append(_on(thin, "gauge", low_rank.ratio, "left", "right"))
     for name, power in (("left", -0.5), ("right", 0.5)):
-        lines.append(_on(thin, name, second_moment.regauge, name, "gauge", power=power))
+        lines.append(_on(thin, name, gauge.regauge, name, "gauge", power=power))
     return lines
 
 

@@ -10,7 +10,7 @@ from modula.duality.metrics.coordinates import Coordinates, coordinates, describ
 from modula.duality.metrics.factors import Factors
 from modula.duality.metrics.kronecker import MODES
 from modula.duality.program.line import Line
-from modula.kernels.moments import factors, psgd, second_moment
+from modula.kernels.moments import factors, gauge, psgd
 from modula.kernels.op import Shape
 from modula.norms.metrics.psgd import EQ, PRO, PSGD, Solver
 
@@ -46,7 +46,7 @@ def _(solver: PRO, metric: PSGD, kept: Factors) -> list[Line]:
     lines = [
         *kept.white("inverse"),
         kept.on_weight("gain", factors.size_gain, "white", "fresh", "seen", **size),
-        kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.5),
+        kept.on_weight("white", gauge.regauge, "white", "gain", power=-0.5),
         *kept.resized(root=-share / 2, inverse=-share),
     ]
     for i in kept.fitted.estimated:
@@ -84,7 +84,7 @@ def _(solver: EQ, metric: PSGD, kept: Factors) -> list[Line]:
     share = 0.25 / len(kept.fitted.estimated)  # of each K_i in S^-1/2
     lines += [
         kept.on_weight("gain", psgd.size_balance, *reads, **size),
-        kept.on_weight("white", second_moment.regauge, "white", "gain", power=-0.25),
+        kept.on_weight("white", gauge.regauge, "white", "gain", power=-0.25),
         *kept.resized(root=-share, inverse_root=share),
     ]
     for i in kept.fitted.estimated:

@@ -18,10 +18,10 @@ from modula.kernels.moments.factors import (
     gain_of,
     grown,
     mean_squares,
-    over,
     product_cost,
     transposed_square,
 )
+from modula.kernels.moments.samples import over
 from modula.kernels.moments.second_moment import moment as moment_along
 from modula.kernels.moments.structure import DIAGONAL, Pattern
 from modula.kernels.op import Cost, Op, Shape

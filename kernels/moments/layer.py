@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from modula.kernels.moments.root import eigen
-from modula.kernels.moments.second_moment import average_moment, entries
+from modula.kernels.moments.samples import entries, is_moment
+from modula.kernels.moments.second_moment import average_moment
 from modula.kernels.op import Cost, Op, Shape
-
-
-def is_moment(x: Tensor, seen: Tensor) -> Tensor:
-    """Whether x: (..., d, d) is finite and no diagonal entry is negative: (...)."""
-    positive = (x.diagonal(dim1=-2, dim2=-1) >= 0).all(-1)
-    return entries(x, seen).isfinite().all(-1) & entries(positive, seen).all(-1)
 
 
 def tally_moment_plain(seen: Tensor, moment: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.kernels.moments.factors import gain_of, over
+from modula.kernels.moments.factors import gain_of
 from modula.kernels.moments.psgd import rate_now
-from modula.kernels.moments.second_moment import entries
+from modula.kernels.moments.samples import entries, over
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 
 

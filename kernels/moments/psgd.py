@@ -13,12 +13,11 @@ from modula.kernels.moments.factors import (
     gain_of,
     grown,
     mean_squares,
-    over,
     product_cost,
     square_plain,
     transposed_square,
 )
-from modula.kernels.moments.second_moment import entries
+from modula.kernels.moments.samples import entries, over
 from modula.kernels.moments.second_moment import moment as moment_along
 from modula.kernels.moments.structure import FULL, Pattern
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost

@@ -6,28 +6,15 @@ A gradient that is exactly zero carries no sample: factors stay as they are, and
 `seen` that unbiased averages weigh by. A layer may be frozen, or unused, for long.
 """
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from modula.kernels.moments.samples import entries
 from modula.kernels.moments.structure import Pattern, Structure
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
-
-
-def tally_plain(seen: Tensor, gradient: Tensor) -> Tensor:
-    """seen + 1 where the gradient is not zero: how many samples an average has had.
-
-    seen: (...), gradient: (..., *weight)
-    """
-    return seen + entries(gradient != 0, seen).any(-1)
-
-
-def entries(x: Tensor, counted: Tensor) -> Tensor:
-    """x: (*counted.shape, *weight) with the weight's dims as one."""
-    return x.reshape(*counted.shape, -1)
 
 
 def unfold(x: Tensor, dim: int, ndim: int) -> Tensor:
@@ -92,26 +79,6 @@ def mean_eigenvalue(factor: Tensor, ndim: int) -> Tensor:
     return diagonal.mean(-1)
 
 
-def gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Structure, ...]) -> Tensor:
-    """By how much the mean eigenvalue of a factor exceeds the geometric mean of all of them.
-
-    c = t_0 / (t_0 t_1 ... t_k)^(1/(k+1))       t_i: mean eigenvalues; 1 if any is zero
-    """
-    return excess([kind.mean(f) for f, kind in zip((factor, *others), kinds, strict=True)])
-
-
-def excess(sizes: Sequence[Tensor]) -> Tensor:
-    """The first of some sizes over their geometric mean; 1 if any is zero or not finite."""
-    logs = torch.stack([size.log() for size in sizes])
-    ratio = (logs[0] - logs.mean(0)).exp()
-    return torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
-
-
-def regauge_plain(x: Tensor, gauge: Tensor, *, power: float) -> Tensor:
-    """gauge^power x"""
-    return gauge[(..., *(None,) * (x.ndim - gauge.ndim))] ** power * x
-
-
 def first_scale_plain(
     factor: Tensor, gradient: Tensor, seen: Tensor, *, power: float, kind: Structure
 ) -> Tensor:
@@ -134,8 +101,5 @@ def _gram_cost(
     return Cost(2.0 * entries * width + 3.0 * kept, itemsize * (entries + 3.0 * kept))
 
 
-tally = Op("tally", tally_plain, elementwise_cost(1, 1))
 average_gram = Op("average_gram", average_gram_plain, _gram_cost)
-gauge = Op("gauge", gauge_plain, elementwise_cost(0, 0))
-regauge = Op("regauge", regauge_plain, elementwise_cost(1, 2))
 first_scale = Op("first_scale", first_scale_plain, elementwise_cost(0, 1))

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from modula.kernels.moments.root import SMALLEST, unit_scale
-from modula.kernels.moments.second_moment import average_moment, entries, unfold
+from modula.kernels.moments.samples import entries
+from modula.kernels.moments.second_moment import average_moment, unfold
 from modula.kernels.moments.structure import Structure
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 
