@@ -20,6 +20,7 @@ from modula.duality.metrics.diagonal import average_of_squares
 from modula.duality.metrics.kronecker import Keeper
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
+from modula.kernels.elementwise import update
 from modula.kernels.moments import eigenbasis
 from modula.kernels.op import Cost, Shape, elementwise_cost
 from modula.norms.maps.linear import Elementwise, LinearMap, Rotation
@@ -123,7 +124,7 @@ def _bases(metric: Eigenbasis, fitted: Fitted, turned: tuple[int, ...]) -> tuple
     dims = tuple(fitted.dim(i) for i in turned)
     carry = line("square", eigenbasis.carried, "square", *pairs, dims=dims, ndim=fitted.ndim)
     carry = replace(with_cost_of(carry, fitted.shape), every=metric.kronecker.every)
-    kept = (line(f"basis_{i}", eigenbasis.kept, f"new_basis_{i}") for i in turned)
+    kept = (line(f"basis_{i}", update.copy, f"new_basis_{i}") for i in turned)
     return (
         *keeper.observe(),
         *renewed,

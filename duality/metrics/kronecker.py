@@ -224,7 +224,7 @@ class Keeper:
     def rejected(self, i: int) -> Line:
         """How often a dense factor was not fit to be decomposed."""
         names = (f"rejected_{i}", f"factor_{i}")
-        return self.now_and_then(line(names[0], root.rejected, *names), i)
+        return self.now_and_then(line(names[0], samples.rejected_moments, *names), i)
 
     def root(self, i: int, name: str, power: float) -> Line:
         """One of the roots of factor i."""

@@ -21,7 +21,8 @@ from modula.duality.metrics.kronecker import InverseAlong
 from modula.duality.metrics.layer_matrix import DIMS, Matrix
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
-from modula.kernels.moments import layer, root
+from modula.kernels.elementwise import update
+from modula.kernels.moments import layer, root, samples
 from modula.kernels.moments.second_moment import mean_eigenvalue
 from modula.kernels.moments.structure import FULL
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
@@ -98,11 +99,11 @@ def _observed(metric: LayerMoments, matrix: Matrix, side: str, read: str) -> lis
         average = {"counts": matrix.blocks_of(side), **average}
     factor, seen, rejected = (f"{name}_{side}" for name in ("factor", "seen", "rejected"))
     lines = (
-        line(seen, layer.tally_moment, seen, read),
+        line(seen, samples.tally_moment, seen, read),
         with_cost_of(
             line(factor, layer.average_blocks, factor, read, seen, **average), matrix.factor(side)
         ),
-        line(rejected, layer.rejected_moment, rejected, read),
+        line(rejected, samples.rejected_moments, rejected, read),
     )
     return [replace(each, every=metric.sample_every) for each in lines]
 
@@ -273,7 +274,7 @@ def _bases(metric: LayerEigenvalues, matrix: Matrix, turned: list[str]) -> list[
         renewed += [
             with_cost_of(each, matrix.factor(side)),
             with_cost_of(turn, matrix.viewed),
-            line(basis, layer.keep, fresh, basis),
+            with_cost_of(line(basis, update.copy, fresh), matrix.factor(side)),
         ]
     return [
         *(replace(each, every=metric.sample_every) for each in observed),

@@ -12,7 +12,8 @@ from modula.duality.metrics.block_layout import Fitted
 from modula.duality.metrics.coordinates import with_cost_of
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot, Slots
-from modula.kernels.moments import eigenbasis, spiked
+from modula.kernels.elementwise import update
+from modula.kernels.moments import spiked
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.maps.linear import Inverse, LinearMap
 from modula.norms.maps.structured import Spiked
@@ -69,7 +70,7 @@ class Subspace:
             self._rarely(new, spiked.next_subspace, image, basis, values, read),
             self._rarely(image, spiked.carried_image, image, basis, new, values),
             self._rarely(values, spiked.carried_values, values, basis, new, kind=kind),
-            self._rarely(basis, eigenbasis.kept, new),
+            self._rarely(basis, update.copy, new),
             self._on_weight(
                 values,
                 spiked.average_values,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modula.kernels.moments.root import SMALLEST, eigen
 from modula.kernels.moments.second_moment import mean_eigenvalue
-from modula.kernels.op import Cost, Op, Shape, elementwise_cost
+from modula.kernels.op import Cost, Op, Shape
 from modula.kernels.precision import full_precision
 
 
@@ -111,11 +111,6 @@ def carried_plain(square: Tensor, *bases: Tensor, dims: tuple[int, ...], ndim: i
     return square
 
 
-def kept_plain(new: Tensor) -> Tensor:
-    """The tensor as it is."""
-    return new
-
-
 def _basis_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
     # A QR decomposition with its Q takes nominally 8/3 d^3, the product before it 2 d^3.
     return Cost(14 / 3 * prod(shape) * shape[-1], 6.0 * itemsize * prod(shape))
@@ -141,4 +136,3 @@ next_basis = Op(
 )
 root_in_basis = Op("root_in_basis", root_in_basis_plain, _root_cost)
 carried = Op("carried", carried_plain, _carried_cost)
-kept = Op("kept", kept_plain, elementwise_cost(0, 2))

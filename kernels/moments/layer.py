@@ -11,19 +11,9 @@ import torch
 from torch import Tensor
 
 from modula.kernels.moments.root import eigen
-from modula.kernels.moments.samples import entries, is_moment
+from modula.kernels.moments.samples import counting_rejected, is_finite, is_moment, over
 from modula.kernels.moments.second_moment import average_moment
 from modula.kernels.op import Cost, Op, Shape
-
-
-def tally_moment_plain(seen: Tensor, moment: Tensor) -> Tensor:
-    """seen + 1 where the moment is one, and not zero.  seen: (...), moment: (..., d, d)"""
-    return seen + (is_moment(moment, seen) & entries(moment != 0, seen).any(-1))
-
-
-def rejected_moment_plain(count: Tensor, moment: Tensor) -> Tensor:
-    """count + 1 where the moment is none.  count: (...), moment: (..., d, d)"""
-    return count + ~is_moment(moment, count)
 
 
 def average_blocks_plain(
@@ -40,7 +30,7 @@ def average_blocks_plain(
     moment  (..., D, D) with D = prod(counts) d
     counts  (), or the blocks of outputs and of inputs, of which one is 1
     """
-    usable = is_moment(moment, seen)[(..., *(None,) * (factor.ndim - seen.ndim))]
+    usable = over(is_moment(moment, seen), factor)
     new = diagonal_blocks(moment, counts).where(usable, 0.0)
     return average_moment(factor, new, seen, beta=beta, unbiased=unbiased)
 
@@ -64,11 +54,6 @@ def are_rows(x: Tensor, e: Tensor) -> Tensor:
 def tally_rows_plain(seen: Tensor, x: Tensor, e: Tensor) -> Tensor:
     """seen + 1 where the rows are a sample.  x: (rows, n), e: (rows, m)"""
     return seen + are_rows(x, e)
-
-
-def rejected_rows_plain(count: Tensor, x: Tensor, e: Tensor) -> Tensor:
-    """count + 1 where some row is not finite."""
-    return count + ~(x.isfinite().all() & e.isfinite().all())
 
 
 def average_rows_plain(
@@ -133,11 +118,6 @@ def turn_curvature_plain(curvature: Tensor, fresh: Tensor, basis: Tensor, *, dim
     return squares.mT @ curvature if dim == -2 else curvature @ squares
 
 
-def keep_plain(fresh: Tensor, previous: Tensor) -> Tensor:
-    """fresh, in place of the previous."""
-    return fresh
-
-
 def _square_cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
     *batch, d, _ = shape
     return Cost(3.0 * prod(batch) * d * d, 3.0 * itemsize * prod(batch) * d * d)
@@ -159,10 +139,6 @@ def _turn_cost(shape: Shape, itemsize: int = 4, *, dim: int) -> Cost:
     return Cost(2.0 * d**3 + 2.0 * m * n * d, itemsize * (3.0 * d * d + 2.0 * m * n))
 
 
-def _none(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
-    return Cost(0.0, 0.0)
-
-
 def _of_rows(name: str, plain: Callable[..., Tensor]) -> Op:
     """An op on rows, of which each weight of a batch may have another number."""
 
@@ -172,14 +148,11 @@ def _of_rows(name: str, plain: Callable[..., Tensor]) -> Op:
     return Op(name, plain, _square_cost, foreach=one_by_one)
 
 
-tally_moment = Op("tally_moment", tally_moment_plain, _none)
-rejected_moment = Op("rejected_moment", rejected_moment_plain, _none)
 average_blocks = Op("average_blocks", average_blocks_plain, _square_cost)
 eigenbasis = Op("eigenbasis", eigenbasis_plain, _eigen_cost)
 eigenvalues = Op("eigenvalues", eigenvalues_plain, _values_cost)
 turn_curvature = Op("turn_curvature", turn_curvature_plain, _turn_cost)
-keep = Op("keep", keep_plain, _none)
 tally_rows = _of_rows("tally_rows", tally_rows_plain)
-rejected_rows = _of_rows("rejected_rows", rejected_rows_plain)
+rejected_rows = _of_rows("rejected", counting_rejected(is_finite))
 average_rows = _of_rows("average_rows", average_rows_plain)
 average_curvature = _of_rows("average_curvature", average_curvature_plain)

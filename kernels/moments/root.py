@@ -114,16 +114,6 @@ def inverse_root_diagonal_plain(
     return torch.where(usable, out, previous)
 
 
-def rejected_plain(count: Tensor, factor: Tensor) -> Tensor:
-    """count + 1 where a factor, or a block of it, is not finite or has a negative trace.
-
-    Its root stays.  count: (...), factor: (..., d, d) or (..., blocks, b, b)
-    """
-    trace = factor.diagonal(dim1=-2, dim2=-1).sum(-1)
-    good = factor.isfinite().all((-2, -1)) & (trace >= 0)
-    return count + ~good.reshape(*count.shape, -1).all(-1)
-
-
 def _cost(shape: Shape, itemsize: int = 4, **options: object) -> Cost:
     *batch, d, _ = shape
     many = 1
@@ -150,4 +140,3 @@ inverse_root_blocks = Op(
     fused_at="modula.kernels.moments.root_by_products:inverse_root_blocks_coupled",
 )
 inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)
-rejected = Op("rejected", rejected_plain, _diagonal_cost)

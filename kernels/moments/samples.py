@@ -4,6 +4,7 @@ A gradient that is exactly zero carries no sample: factors stay as they are, and
 `seen` that unbiased averages weigh by.  A layer may be frozen, or unused, for long.
 """
 
+from collections.abc import Callable
 from functools import reduce
 from operator import and_
 
@@ -28,12 +29,27 @@ def is_moment(x: Tensor, seen: Tensor) -> Tensor:
     return entries(x, seen).isfinite().all(-1) & entries(positive, seen).all(-1)
 
 
+def has_finite_square(x: Tensor, seen: Tensor) -> Tensor:
+    """Whether the mean square of x is finite: (...)."""
+    return entries(x, seen).square().mean(-1).isfinite()
+
+
+def is_finite(x: Tensor, seen: Tensor) -> Tensor:
+    """Whether all entries of x are finite: (...)."""
+    return entries(x, seen).isfinite().all(-1)
+
+
 def tally_plain(seen: Tensor, gradient: Tensor) -> Tensor:
     """seen + 1 where the gradient is not zero: how many samples an average has had.
 
     seen: (...), gradient: (..., *weight)
     """
     return seen + entries(gradient != 0, seen).any(-1)
+
+
+def tally_moment_plain(seen: Tensor, moment: Tensor) -> Tensor:
+    """seen + 1 where the moment is one, and not zero.  seen: (...), moment: (..., d, d)"""
+    return tally_plain(seen, usable_moment_plain(moment, seen))
 
 
 def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
@@ -43,7 +59,7 @@ def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
 
 def usable_plain(sample: Tensor, seen: Tensor) -> Tensor:
     """The sample, or zero, which is none, where its mean square is not finite."""
-    return sample.where(over(_is_finite(sample, seen), sample), 0.0)
+    return sample.where(over(has_finite_square(sample, seen), sample), 0.0)
 
 
 def usable_moment_plain(moment: Tensor, seen: Tensor, *others: Tensor) -> Tensor:
@@ -54,23 +70,23 @@ def usable_moment_plain(moment: Tensor, seen: Tensor, *others: Tensor) -> Tensor
     return moment.where(over(usable, moment), 0.0)
 
 
-def rejected_plain(count: Tensor, sample: Tensor) -> Tensor:
-    """count + 1 where the sample is not usable."""
-    return count + ~_is_finite(sample, count)
+def counting_rejected(is_usable: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The plain twin of an op that counts the samples left out.
 
+    is_usable  (sample, count) -> bool, of the shape of the count: (...)
+    """
 
-def rejected_moments_plain(count: Tensor, *moments: Tensor) -> Tensor:
-    """count + 1 where one of the moments is not usable."""
-    return count + ~reduce(and_, (is_moment(each, count) for each in moments))
+    def rejected_plain(count: Tensor, *samples: Tensor) -> Tensor:
+        """count + 1 where one of the samples is not usable."""
+        return count + ~reduce(and_, (is_usable(each, count) for each in samples))
 
-
-def _is_finite(sample: Tensor, seen: Tensor) -> Tensor:
-    return entries(sample, seen).square().mean(-1).isfinite()
+    return rejected_plain
 
 
 tally = Op("tally", tally_plain, elementwise_cost(1, 1))
+tally_moment = Op("tally_moment", tally_moment_plain, elementwise_cost(1, 2))
 fresh = Op("fresh", fresh_plain, elementwise_cost(1, 1))
 usable = Op("usable", usable_plain, elementwise_cost(2, 3))
 usable_moment = Op("usable_moment", usable_moment_plain, elementwise_cost(1, 4))
-rejected = Op("rejected", rejected_plain, elementwise_cost(2, 1))
-rejected_moments = Op("rejected", rejected_moments_plain, elementwise_cost(1, 2))
+rejected = Op("rejected", counting_rejected(has_finite_square), elementwise_cost(2, 1))
+rejected_moments = Op("rejected", counting_rejected(is_moment), elementwise_cost(1, 2))

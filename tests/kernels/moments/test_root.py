@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from modula.kernels.moments import root
-from modula.kernels.moments.root import inverse_root, inverse_root_diagonal, rejected
+from modula.kernels.moments.root import inverse_root, inverse_root_diagonal
+from modula.kernels.moments.samples import rejected_moments
 from strategies import seeds
 
 Twin = Callable[..., Tensor]
@@ -61,7 +62,7 @@ def test_a_factor_that_is_none_leaves_the_previous_root(twin: Twin, bad: float) 
     x = twin(s, previous, power=0.5, damping=0.0)
     assert_close(x[0], previous[0], rtol=0, atol=0)
     assert not torch.equal(x[1], previous[1])
-    counted = rejected(torch.tensor([3.0, 3.0]), s)
+    counted = rejected_moments(torch.tensor([3.0, 3.0]), s)
     assert counted.tolist() == [3.0 if bad == 0 else 4.0, 3.0]
 
 
