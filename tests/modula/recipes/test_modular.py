@@ -1,15 +1,17 @@
-"""Generalised clipping and its short-step variant, against their published formulas as loops."""
+"""modular and clipped against published curves and formulas as plain loops."""
 
 from collections.abc import Callable
 from math import inf
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import modula
 from modula.duality import NoRule, ShortStep
 from modula.kernels.spectral.polar import exact_polar, polar
+from modula.kernels.spectral.polynomials import YOU6
 from modula.manifolds import Sphere
 from modula.norms import RMS, Max
 
@@ -164,3 +166,73 @@ def test_what_does_not_fit_is_refused() -> None:
     on_sphere = modula.declare(linear(), {"weight": Sphere(ndim=2)})
     with pytest.raises(NoRule, match="potential ShortStep"):
         modula.recipes.clipped(on_sphere, radius=1.0)
+
+
+def test_hello_world_follows_the_published_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MLP on random targets, as in the code of arXiv:2410.21265 and with its polynomials."""
+    published = [0.979311, 0.001822, 0.001423, 0.001066]
+    monkeypatch.setattr("modula.kernels.spectral.polar.DEFAULT", YOU6)
+    torch.manual_seed(0)
+    x, y = torch.randn(128, 784), torch.randn(128, 10)
+    net = modula.MLP(10, 256, 256, 784)
+    optimizer = modula.recipes.modular(net, 0.1, momentum=0.0)
+    assert [row.budget for row in optimizer.plan.rows] == pytest.approx([1 / 3] * 3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / 1000)
+    found = []
+    for step in range(301):
+        loss = (net(x) - y).square().mean()
+        if step % 100 == 0:
+            found.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    assert found == pytest.approx(published, rel=0.2)
+
+
+def test_an_embedding_row_without_gradient_does_not_move() -> None:
+    net = nn.Embedding(5, 4)
+    before = net.weight.detach().clone()
+    optimizer = modula.recipes.modular(net, 0.1)
+    F.mse_loss(net(torch.tensor([1, 3])), torch.zeros(2, 4)).backward()
+    optimizer.step()
+    moved = (net.weight.detach() != before).any(1)
+    assert moved.tolist() == [False, True, False, True, False]
+
+
+def test_clipping_is_sharp_below_rho_and_unit_above() -> None:
+    """G = [[3, 4], [0, 5]] has the dual norm 4 sqrt(5) under the spectral norm (SVD: exact)."""
+    g = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+    for rho, length in ((5.0, 5.0), (10.0, 4 * 5**0.5)):
+        net = nn.Linear(2, 2, bias=False)
+        before = net.weight.detach().clone()
+        net.weight.grad = g.clone()
+        optimizer = modula.recipes.clipped(net, 0.1, rho=rho, momentum=0.0)
+        optimizer.step()
+        assert optimizer.last_lr == pytest.approx(0.1 * length, rel=0.07)
+        moved = modula.norms.RMSToRMS()(before - net.weight.detach())
+        assert float(moved) == pytest.approx(0.1 * length, rel=0.14)
+
+
+def test_clipping_converges_where_a_fixed_step_stalls() -> None:
+    def distance(make: Make) -> float:
+        torch.manual_seed(0)
+        net = nn.Linear(4, 4, bias=False)
+        optimizer = make(net)
+        for _ in range(300):
+            optimizer.zero_grad()
+            net.weight.square().sum().backward()
+            optimizer.step()
+        return float(net.weight.detach().norm())
+
+    fixed = distance(lambda net: modula.recipes.modular(net, 0.1, momentum=0.0))
+    clipped = distance(lambda net: modula.recipes.clipped(net, 0.1, rho=1.0, momentum=0.0))
+    assert fixed > 1e-2
+    assert clipped < 1e-4
+
+
+def test_clipping_and_automatic_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="both set the length of the step"):
+        modula.SteepestDescent(
+            nn.Linear(2, 2), modula.Automatic(), potential=modula.duality.Clip(1.0)
+        )
