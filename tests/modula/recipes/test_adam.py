@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from plain_loops import EXACT, Loop
 from torch import Tensor, nn
 from training_runs import Make, assert_same_run
 
 import modula
 from modula import recipes
 from modula.duality import Decoupled
+from plain_loops import EXACT, Loop
 
 UNLIKE = [[1, 2, 3], [99, 100, 101], [4998, 4999, 5000]]  # each block has a curvature of its own
 ALIKE = [[1, 99, 4998], [2, 100, 4999], [3, 101, 5000]]  # each block has all of them

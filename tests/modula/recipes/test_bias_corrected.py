@@ -310,7 +310,7 @@ def test_microbatches_are_kept_in_steps_that_renew_roots_only() -> None:
     for parts in batches(6):
         optimizer.zero_grad()
         backward(net, parts)
-        taken = optimizer._watched()._collector._microbatches[""].values(1.0)
+        taken = optimizer._network_statistics()._collector._microbatches[""].values(1.0)
         kept.append({name: len(gs) for name, gs in taken.items()})
         optimizer.step()
     due, not_due = {"inner.weight": PARTS}, {}

@@ -4,13 +4,13 @@ import warnings
 
 import pytest
 import torch
-from plain_loops import hidden
 from torch import Tensor, nn
 from training_runs import assert_same_run
 
 import modula
 from modula import recipes
 from modula.kernels.spectral.polynomials import JORDAN
+from plain_loops import hidden
 
 
 @pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])

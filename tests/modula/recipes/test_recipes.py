@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from plain_loops import hidden
 from torch import Tensor, nn
 
 import modula
 from modula.recipes import RECIPES
+from plain_loops import hidden
 
 
 def backward(loss: Tensor) -> float:

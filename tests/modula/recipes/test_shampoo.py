@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from plain_loops import Loop, hidden, inverse_root
 from torch import Tensor, nn
 from torch.testing import assert_close
 from training_runs import assert_same_run
 
 import modula
 from modula import recipes
+from plain_loops import Loop, hidden, inverse_root
 
 
 def test_shampoo_grafted_to_adam_is_the_plain_loop() -> None:
