@@ -1,4 +1,4 @@
-"""From declarations to programs: one row a weight, readable before anything runs."""
+"""The plan: a table of what is done to each weight, readable before anything runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Row:
 def row_of(
     name: str, shape: Shape, declaration: Declaration, itemsize: int, kept: int | None = None
 ) -> Row:
-    """The plan's row of one weight; kept: bytes an entry of weight-shaped state, if others."""
+    """The plan's row of one weight; kept: bytes per entry of weight-shaped state, if rounded."""
     setting = declaration.setting
     program = program_of(declaration, shape, name)
     cost = program.cost(shape, itemsize)
@@ -79,7 +79,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What an optimizer does to each of its weights; print it."""
+    """The table of what an optimizer does to each of its weights; print it."""
 
     rows: tuple[Row, ...]
 

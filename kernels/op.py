@@ -1,4 +1,4 @@
-"""An op: one piece of tensor arithmetic, written plainly and, where it pays, fused."""
+"""Ops: pieces of tensor arithmetic with a plain twin and, where it pays, a fused one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Twin = Callable[..., Any]  # what a twin takes and gives: tensors, or lists of t
 
 
 class Locality(Enum):
-    """How much of a weight one entry of the result depends on: what a sharded run has to move."""
+    """Which entries of a weight one entry of the result depends on: what sharding must move."""
 
     ELEMENTWISE = "elementwise"
     ROWS = "rows"
@@ -45,7 +45,7 @@ def elementwise_cost(flops: float, passes: int) -> Callable[..., Cost]:
 
 @dataclass(frozen=True)
 class Op:
-    """Called like a function, with tensors, or with lists of them if it has a foreach twin.
+    """One piece of tensor arithmetic, called like a function on tensors or lists of them.
 
     plain     pure; any leading batch dims; valid in float64: this is the definition
     cost      cost(shape of one weight, itemsize, **options) -> Cost
@@ -82,7 +82,7 @@ class Op:
         return self.foreach if lists and self.foreach else self.plain
 
     def __call__(self, *reads: Any, **options: Any) -> Any:
-        """What the twin for these tensors, or lists of them, makes of them."""
+        """The result of the twin for these tensors, or lists of tensors."""
         first, lists = reads[0], isinstance(reads[0], list)
         return self.twin((first[0] if lists else first).is_cuda, lists)(*reads, **options)
 
@@ -96,7 +96,7 @@ def elementwise(
     passes: int,
     writes_first: bool = False,
 ) -> Op:
-    """An op whose entries never mix: so many operations and passes over memory an entry."""
+    """An elementwise op with this many operations and memory passes per entry."""
     cost = elementwise_cost(flops, passes)
     return Op(name, plain, cost, Locality.ELEMENTWISE, foreach, writes_first)
 

@@ -1,4 +1,4 @@
-"""Float32 that stays float32."""
+"""Full float32 precision of matrix products, whatever TF32 setting is on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside, matrix products of float32 on CUDA keep all its bits, whatever is set outside.
+    """Context in which float32 matrix products on CUDA keep all bits, whatever is set outside.
 
     Networks are often trained with TF32, which rounds what is multiplied to 10 bits.  An inverse
     root of a badly conditioned matrix has none of them left.

@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 at random, so that the mean over many roundings is the number itself."""
+"""Stochastic rounding to bfloat16, unbiased: the mean of many roundings is the number itself."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ LOST = 16  # bits of a float32 that a bfloat16 does not have
 
 
 def to_bfloat16_at_random(x: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the two neighbours of x in bfloat16, the nearer one the more often: E = x.
+    """x rounded to one of its two bfloat16 neighbours at random, with mean x.
 
     An average with beta above 1 - 2^-8 stands still if it is rounded to the nearest.  What
     bfloat16 holds stays as it is.

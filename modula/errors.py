@@ -1,4 +1,4 @@
-"""Mistakes that only the user can put right, told in one sentence."""
+"""Errors of the user's making, told in one sentence."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """What was given cannot be used; the message is one sentence that says what would work."""
+    """Unusable input; the message is one sentence that says what would work."""
 
 
 class Diverged(UserError):
-    """A run met a number that is not finite, and stopped."""
+    """A training run stopped at a loss or weight that is not finite."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The nearest known words as the end of a sentence.
+    """The known words nearest to an unknown one, as the end of an error message.
 
     >>> suggest("muno", ["muon", "lion"])
     'did you mean muon? (known: muon, lion)'
@@ -47,7 +47,7 @@ def errors_named(name: str) -> Iterator[None]:
 
 @contextmanager
 def refusals_in_words(beginning: str = "") -> Iterator[None]:
-    """Pass on what a layer, an optimizer or torch refuses, as one sentence in one line."""
+    """Turn errors of a layer, an optimizer or torch into a UserError of one line."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""The laws of norms and manifolds, tried on small random tensors: what a user's own must keep."""
+"""Laws of norms and manifolds, tested on small random tensors: for norms and manifolds of users."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ FEW = 4  # entries: of so many there are 81 tensors of -1, 0 and 1, which are al
 
 @dataclass(frozen=True)
 class Broken:
-    """A law that does not hold, and the simplest tensors, by name, on which it was seen to fail."""
+    """A law that fails, with the simplest tensors found on which it does, by name."""
 
     law: str
     by: float
@@ -45,7 +45,7 @@ def _digits(x: Tensor) -> str:
 
 
 def sizes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Shapes of the kind of `shape`, small ones first: where counter-examples are looked for."""
+    """Shapes like `shape`, the smallest first, on which a search for counter-examples runs."""
     small = {tuple(min(extent, limit) for extent in shape) for limit in (1, 2, 3, 4)}
     return sorted(small | {tuple(min(extent, 8) for extent in shape)})
 
@@ -56,7 +56,7 @@ Law = Callable[[Tensor, Tensor], Tensor]
 def broken_laws(
     laws: dict[str, Law], shape: tuple[int, ...], seed: int = 0, *, corners: bool = False
 ) -> Iterator[Broken]:
-    """The first failure of each law: a law maps two random tensors to how far it is missed.
+    """The first failure of each law; a law maps two random tensors to its error.
 
     Small shapes are tried before large ones, and `shape` itself if no smaller one will do.  One on
     which the law cannot be tried, as it has no point of the manifold, is passed over.
@@ -175,7 +175,7 @@ def _batched(call: Callable[..., Tensor], *arguments: tuple[Tensor, Tensor]) -> 
 
 
 def norm_laws(norm: Norm) -> dict[str, Law]:
-    """What makes a norm one, and its dual and duality map belong to it."""
+    """Laws of a norm, and of its dual norm and duality map with it."""
     if isinstance(norm, FromDual):
         return dual_laws(norm)
     measures = (norm, norm.dual, norm.duality_map)
@@ -195,7 +195,7 @@ def norm_laws(norm: Norm) -> dict[str, Law]:
 
 
 def dual_laws(norm: FromDual) -> dict[str, Law]:
-    """The same of the dual norm that the user gave: the norm's own value would be a long search."""
+    """The same laws for a norm given by its dual, whose own value is found by a search."""
 
     def f(g: Tensor) -> Tensor:
         value = torch.as_tensor(norm.f(g), dtype=g.dtype)
@@ -213,7 +213,7 @@ def dual_laws(norm: FromDual) -> dict[str, Law]:
 
 
 def manifold_laws(manifold: Manifold) -> dict[str, Law]:
-    """What makes projection, tangent space and retraction belong to one manifold."""
+    """Laws that tie a manifold's projection, tangent spaces and retraction together."""
 
     def tangent(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         manifold.check_shape(tuple(x.shape))

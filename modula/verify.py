@@ -1,4 +1,4 @@
-"""Certificates: every derived direction on random weights and gradients, proved or not."""
+"""Certificates of derived directions on random weights and gradients."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,12 +46,12 @@ from modula.norms import (
 
 
 def spectral_and_length(g: Tensor) -> Tensor:
-    """A dual norm that a user may write."""
+    """Spectral norm plus Frobenius length: an example of a user's dual norm."""
     return torch.linalg.svdvals(g).sum() + torch.linalg.vector_norm(g)
 
 
 def unit_rows(w: Tensor) -> Tensor:
-    """A constraint that a user may write."""
+    """Rows of unit length: an example of a user's constraint."""
     return w.square().sum(-1) - 1
 
 
@@ -94,7 +94,7 @@ ROUNDING = {torch.float64: 0.0, torch.float32: 1e-4, torch.bfloat16: 0.03}
 
 
 def gaussian(x: Tensor) -> Tensor:
-    """The draw itself."""
+    """The gradient as drawn."""
     return x
 
 
@@ -122,7 +122,7 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Verified:
-    """What was declared, what is proved of the derived direction, and what deriving it costs."""
+    """One certified direction: what was declared, the certificate, and the cost of the program."""
 
     norm: Norm
     manifold: Manifold
@@ -192,7 +192,7 @@ STYLES = {"exact": "green", "close": "yellow", "FAIL": "bold red"}  # the worst 
 
 
 def verify_table(rows: Sequence[Verified], tolerance: float) -> Table:
-    """The certificates for the screen: a line a pair, shape and dtype, a gap for each gradient."""
+    """Table of certificates: a row a pair, shape and dtype, a gap a kind of gradient."""
     kinds = list(dict.fromkeys(row.gradient for row in rows))
     table = Table(
         *("norm", "manifold", "shape", "dtype", "norm of D", "off tangent"),

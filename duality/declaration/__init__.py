@@ -1,1 +1,1 @@
-"""The declaration of one weight, and the whole program made of it."""
+"""Declarations of single weights, and the programs they come to."""

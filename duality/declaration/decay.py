@@ -1,4 +1,4 @@
-"""Where and how strongly weights are drawn to zero."""
+"""Weight decay: its rate, and the place in the update where it acts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modula.norms.metrics.diagonal import Diagonal
 
 @dataclass(frozen=True)
 class Decay(ABC):
-    """A rate, and the place where it acts; the rate stands in param_groups as "weight_decay".
+    """Base of weight decays; the rate stands in param_groups as "weight_decay".
 
     Every place is a method that a subclass may fill; a float for a Decay means Decoupled.
     """

@@ -1,4 +1,4 @@
-"""The declaration of one weight, and the program that it comes to."""
+"""The declaration of one weight, and the program derived from it."""
 
 from __future__ import annotations
 

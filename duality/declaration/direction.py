@@ -1,4 +1,4 @@
-"""Everything up to the direction: momentum, metric, norm, and what is averaged behind them."""
+"""The lines from the gradient to the direction: momentum, metric, norm, momentum behind."""
 
 from __future__ import annotations
 

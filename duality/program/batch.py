@@ -1,4 +1,4 @@
-"""Running programs: weights with the same program and shape are advanced as one batch."""
+"""Batches of weights with the same program, advanced together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Statistics = Mapping[str, Tensor]
 
 
 class BatchLine(NamedTuple):
-    """A line as a batch runs it.
+    """A line with its twin and options resolved for one batch.
 
     call        the twin for the batch's tensors, with the options as declared
     live        names in param_groups by option
@@ -41,14 +41,14 @@ class BatchLine(NamedTuple):
     per_weight: Mapping[str, list[float]]
 
     def changed(self, live: Mapping[str, float], rows: Rows) -> dict[str, Any]:
-        """The options of these weights that are not as declared."""
+        """Options that differ from the declared ones, for these weights."""
         return {k: live[name] for k, name in self.live.items() if name in live} | {
             k: [values[i] for i in rows] for k, values in self.per_weight.items()
         }
 
 
 class Batch:
-    """Weights that share a program, advanced together.
+    """Weights that share a program, with their state.
 
     State is one contiguous buffer a name; each weight sees its part as a view, so nothing is
     stacked or copied between steps.  Programs that mix entries run on the stack (batch, *shape).
@@ -186,7 +186,7 @@ class Batch:
         return self._stacked_numbers(found)
 
     def frank_wolfe_gaps(self, live: Mapping[str, float]) -> Tensor:
-        """The same of <query, W - W'> for the weight W' after step and decay: what both gain."""
+        """<query, W - W'> of each weight for W' after step and decay at lr = 1, in float64."""
         return self.dual_norms() + self._gains_of_decay(live)
 
     def _gains_of_decay(self, live: Mapping[str, float]) -> Tensor:
@@ -220,7 +220,7 @@ class Batch:
         return torch.zeros(len(self._chosen), dtype=torch.float64, device=device)
 
     def share_out(self, shares: Tensor) -> None:
-        """Let each weight that will step go by its share of the direction found.
+        """Multiply each direction by its weight's share.
 
         A direction that is state, an average, is kept whole: the share is read in its place.
         """
@@ -239,7 +239,7 @@ class Batch:
         return torch.stack([total, torch.full_like(total, number)])[None]
 
     def proposed(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Each weight that will step: its place, what its direction is dual to, the direction."""
+        """(index, query, direction) of each weight that will step."""
         if not self._chosen:
             return
         rows = self._rows.get(self.program.direction, self._chosen)
@@ -247,13 +247,13 @@ class Batch:
         yield from zip(rows, queries, self._listed(self.program.direction, rows), strict=True)
 
     def held(self, place: int, names: Sequence[str]) -> list[Tensor]:
-        """What these names hold for one weight."""
+        """Tensors of these names for one weight."""
         return [self._listed(name, (place,))[0] for name in names]
 
     def update(
         self, lr: Tensor, live: Mapping[str, float], numbers: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Move the weights along the directions found by `propose`, and let go of those.
+        """Move the weights along the directions found by `propose`, and drop those.
 
         Half precision is rounded once, when all is done: a weight that a step has rounded already
         would be rounded back to where it was by a retraction that moves it by less.

@@ -1,4 +1,4 @@
-"""What exact projections and duality maps cost: nominal counts, as LAPACK would need.
+"""Nominal cost of exact projections, duality maps and tangent parts, as by LAPACK.
 
     SVD with thin factors, and the product that puts them together again:  8 m n^2 + 20 n^3,  m >= n
     eigendecomposition of a symmetric matrix:  9 n^3
@@ -40,7 +40,7 @@ def _matrix(shape: Shape, itemsize: int, tall: float, square: float) -> Cost:
 
 @singledispatch
 def of_projection(target: Any, shape: Shape, itemsize: int) -> Cost:
-    """One projection on a manifold; or one of a norm on its ball, or its duality map."""
+    """Cost of one projection on a manifold or a norm's ball, or of one duality map."""
     return elementwise_cost(OPERATIONS, PASSES)(shape, itemsize)
 
 
@@ -80,7 +80,7 @@ def _(target: Transposed, shape: Shape, itemsize: int) -> Cost:
 
 @singledispatch
 def of_tangents(manifold: Manifold, shape: Shape, itemsize: int, vectors: int = 1) -> Cost:
-    """The tangent parts of so many vectors at one weight."""
+    """Cost of the tangent parts of so many vectors at one weight."""
     return _times(vectors, elementwise_cost(6, 6)(shape, itemsize))
 
 
@@ -119,7 +119,7 @@ def _(manifold: Transposed, shape: Shape, itemsize: int, vectors: int = 1) -> Co
 
 
 def cost_of_projections(target: Norm | Manifold, count: int = 1) -> Callable[..., Cost]:
-    """So many projections or duality maps, as the cost of an op."""
+    """Cost function of an op that does so many projections or duality maps."""
 
     def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
         return _times(count, of_projection(target, shape, itemsize))
@@ -128,7 +128,7 @@ def cost_of_projections(target: Norm | Manifold, count: int = 1) -> Callable[...
 
 
 def cost_of_tangents(manifold: Manifold, count: int = 1) -> Callable[..., Cost]:
-    """The tangent parts of so many vectors, as the cost of an op."""
+    """Cost function of an op that makes so many vectors tangent."""
 
     def cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:
         return of_tangents(manifold, shape, itemsize, count)
@@ -137,7 +137,7 @@ def cost_of_tangents(manifold: Manifold, count: int = 1) -> Callable[..., Cost]:
 
 
 def cost_of_rounds(norm: Norm, manifold: Manifold, rounds: int) -> Callable[..., Cost]:
-    """So many rounds of the general solver, as the cost of an op."""
+    """Cost function of an op that runs so many rounds of the general solver."""
     maps, tangents = cost_of_projections(norm, rounds), cost_of_tangents(manifold, rounds)
     return lambda *args, **options: maps(*args, **options) + tangents(*args, **options)
 

@@ -15,7 +15,7 @@ NONE: Mapping[str, float] = {}
 
 
 class Role(Enum):
-    """What a line does to the weight, where the length of a whole step depends on it."""
+    """The part a line has in the step of its weight."""
 
     COMPUTE = "compute"  # anything else
     DECAY = "decay"  # draws the weight to zero, in proportion to lr

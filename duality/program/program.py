@@ -89,7 +89,7 @@ class Program:
 
     @property
     def state(self) -> tuple[str, ...]:
-        """Names that outlive a step."""
+        """Names of all state."""
         return tuple(dict.fromkeys(name for name, _ in self.slots))
 
     @property
@@ -98,7 +98,7 @@ class Program:
         return tuple(dict.fromkeys(r for each in self.lines for r in each.reads if r in STATISTICS))
 
     def slot(self, name: str) -> Slot:
-        """What a name of the state holds at first."""
+        """The slot of a name of the state."""
         return dict(self.slots)[name]
 
     @property

@@ -1,4 +1,4 @@
-"""Slots: what a program declares that it keeps of a weight between steps."""
+"""Slots: declarations of the state that a program keeps between steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modula.kernels.op import Shape
 
 @dataclass(frozen=True)
 class Slot:
-    """What one name of a weight's state holds before the first step.
+    """One name of a weight's state: its shape, first value and kind.
 
     shape          of the tensor; None for the weight's own
     fill           of every entry

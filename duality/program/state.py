@@ -1,4 +1,4 @@
-"""Where one name of a batch's state lives: a contiguous buffer, and each weight's view of it."""
+"""The buffer that holds one name of a batch's state, with a view for each weight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modula.kernels.rounding import to_bfloat16_at_random
 
 
 class StateBuffer:
-    """views[i] is what is kept for weight i of the batch, and what `optimizer.state` shows.
+    """One contiguous buffer for one name of state; views[i] is the part of weight i.
 
     working       dtype that is computed in; if it is another than that of the views, lines get
                   copies, and what they keep is rounded to bfloat16 at random

@@ -1,1 +1,1 @@
-"""What an update depends on: norm, manifold, metric, potential, momentum; and the rules."""
+"""Settings (norm, manifold, metric, potential, momentum) and the table of rules."""

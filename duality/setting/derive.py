@@ -1,4 +1,4 @@
-"""Which rule derives the update for which declaration; the most specific one wins."""
+"""The table of derivation rules, and dispatch to the most specific one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from modula.norms.metrics.base import Metric
 
 @dataclass(frozen=True)
 class Setting:
-    """What the update of a weight depends on, its shape apart."""
+    """Norm, manifold, metric, potential and momentum of one weight."""
 
     norm: Norm
     manifold: Manifold = Euclidean()
@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """The norm in which a direction is the steepest, where that depends on what was seen.
+    """The norm in which a direction is steepest, where it depends on the metric's state.
 
     reads  names of the tensors that the metric has come to when the direction is found
     norm   makes the norm out of those tensors, of one weight

@@ -1,4 +1,4 @@
-"""From the gradient to the tensor that the step is dual to, as lines of a program."""
+"""Momenta: averages of the gradients, as lines of a program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AVERAGE: Slots = (("momentum", Slot()),)
 
 
 class Momentum(ABC):
-    """Which average of the gradients is followed."""
+    """An average of the gradients that the direction is derived from."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -42,11 +42,11 @@ class Momentum(ABC):
         return ()
 
     def between(self) -> Momentum | None:
-        """What is averaged between the metric and the norm of a chain."""
+        """The momentum between the metric and the norm of a chain, if any."""
         return None
 
     def behind(self) -> Momentum | None:
-        """What is averaged behind the direction."""
+        """The momentum of the directions, if any."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""How long the step is, once its direction is known."""
+"""Potentials: the length of the step along its direction."""
 
 from abc import ABC
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Clip(Potential):
         return f"Clip(rho={self.rho}{over})"
 
     def length(self, gains: Tensor) -> Tensor:
-        """s, a 0-d tensor, for what each weight's direction gains, times its budget: (weights,)."""
+        """s, 0-d, from each weight's <m, D> times its budget: (weights,)."""
         return self.over.dual(gains).clamp(max=self.rho)
 
     def shares(self, gains: Tensor) -> Tensor | None:

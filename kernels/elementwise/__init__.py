@@ -1,1 +1,1 @@
-"""Entry by entry, or one length for many entries: averages, steps, decay."""
+"""Elementwise ops (averages, steps, decay), and lengths of rows and weights."""

@@ -1,4 +1,4 @@
-"""Weight decay in its several places, entry by entry."""
+"""Elementwise ops of weight decay, in its several places."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The length of each weight of a stack, and tensors brought to a given one."""
+"""Euclidean lengths of weights, rows and columns, and scaling to a given length."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Stepping weights along a direction, and the small ops around it: sign, copy, count."""
+"""Elementwise ops of an update: step along a direction, sign, copy, count."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def count_foreach_(steps: Tensors) -> Tensors:
 
 
 def copy_plain(x: Tensor) -> Tensor:
-    """x, in memory of its own."""
+    """A copy of x."""
     return x.clone()
 
 

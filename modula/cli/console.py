@@ -1,4 +1,4 @@
-"""What the commands share: optional options, standard output, errors in one sentence."""
+"""Shared by all commands: options left out, standard output, errors in one sentence."""
 
 import sys
 from collections.abc import Iterator

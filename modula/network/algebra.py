@@ -1,4 +1,4 @@
-"""Modules with a mass and a sensitivity, and the five ways to build larger ones from smaller.
+"""Modules with mass and sensitivity, and their algebra: @, tuples, +, scalar times, **.
 
     after @ before              mass adds    sensitivities multiply
     a @ (b, c),  (b, c) @ a     mass adds    sensitivities add (a tuple's norm is the sum of norms)
@@ -45,7 +45,7 @@ class Module(nn.Module, ABC):
 
     @abstractmethod
     def allot(self, budget: float) -> Iterator[tuple[Atom, float]]:
-        """Every atom below with its part of `budget`, the change allowed in the output."""
+        """Every atom below with its share of `budget`, the allowed change of the output."""
 
     def budgets(self) -> dict[str, float]:
         """How far each weight moves in a step of modular norm one, under the weight's full name.
@@ -61,7 +61,7 @@ class Module(nn.Module, ABC):
         return {f"{name}.weight".lstrip("."): parts[id(atom)] for name, atom in owners.items()}
 
     def tare(self, mass: float) -> Self:
-        """Rescale every mass below so that the total is `mass`; returns the module itself."""
+        """Rescale all masses below so that their sum is `mass`; returns the module itself."""
         if not 0 <= mass < inf:
             raise ValueError(f"a mass is a finite number >= 0, got {mass}")
         total = self.mass
@@ -77,7 +77,7 @@ class Module(nn.Module, ABC):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every weight afresh, as its atom was first drawn."""
+        """Draw every weight anew from its atom's initial distribution."""
         for module in self.modules():
             if isinstance(module, Atom):
                 module.weight.copy_(module.fresh())
@@ -125,7 +125,7 @@ class Atom(Module, ABC):
 
     @abstractmethod
     def fresh(self) -> Tensor:
-        """The weight that training starts from, drawn again at each call."""
+        """A new draw of the initial weight."""
 
     @property
     def mass(self) -> float:

@@ -1,4 +1,4 @@
-"""Maps without weights, and how much each can stretch what it is given.
+"""Bonds: maps without weights, with their Lipschitz constants.
 
 One convention for all sensitivities: the worst case, over inputs of norm at most one.  (The other
 one in use, an average over random inputs, gives ReLU 1 / sqrt(2).)  Norms of activations:
@@ -191,7 +191,7 @@ class Attention(Bond):
 
 
 class Context(Bond):
-    """Let sequences of at most `longest` positions through: (..., positions)."""
+    """The identity on sequences of at most `longest` positions, an error for longer ones."""
 
     def __init__(self, longest: int) -> None:
         check_sizes("Context", longest=longest)

@@ -1,4 +1,4 @@
-"""Whole networks: parts with readable names, and the expression that says how they act."""
+"""Ready networks, as named parts and one expression of the algebra: MLP, GPT, ResNet."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Key = str | type[nn.Module]
 
 
 def check_model(what: str, model: object) -> None:
-    """Raise ValueError for what is no network, such as its parameters()."""
+    """Raise ValueError unless given an nn.Module, as where model.parameters() is passed."""
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"{what} needs the network itself, a torch.nn.Module, and not its parameters: roles "

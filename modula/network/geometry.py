@@ -18,7 +18,7 @@ from modula.norms.spectral import Spectral
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one weight is measured, where it lives, and what it is for.
+    """The norm, manifold, metric and role of one weight.
 
     norm      its length; the derived step is steepest in it.  norm.under(metric) and
               metric.then(norm) are taken apart into norm and metric

@@ -1,4 +1,4 @@
-"""A whole network as one point: the manifold it lives on, and the norm that measures its steps."""
+"""The modular norm and the product manifold of a whole network."""
 
 from __future__ import annotations
 

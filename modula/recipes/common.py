@@ -1,4 +1,4 @@
-"""What the recipes share: the weights of a model by role, and groups of their declarations."""
+"""Shared by recipes: the weights of a model by role, and groups of declarations."""
 
 from __future__ import annotations
 

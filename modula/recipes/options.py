@@ -1,4 +1,4 @@
-"""What makes a function a recipe: its options are known by name and by kind."""
+"""The decorator of recipes, which checks options by name and type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class Option(NamedTuple):
-    """What an option of a recipe may be, and what it is where it is left out."""
+    """Type and default of one option of a recipe."""
 
     kind: Any
     default: Any = None
@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Option]] = {}  # by name of the recipe
 def checked(
     *through: Callable[..., Any], without: tuple[str, ...] = (), name: str = ""
 ) -> Callable[[Callable[Arguments, SteepestDescent]], Callable[Arguments, SteepestDescent]]:
-    """Decorate a recipe, whose arguments are then looked at before anything is made of them.
+    """Decorate a recipe: its arguments are checked before anything is built.
 
     through  what it gives those options to that it does not name: another recipe, or
              functions, besides SteepestDescent

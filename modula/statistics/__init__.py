@@ -1,4 +1,4 @@
-"""What a network's data says about a weight: moments of layer inputs and of output gradients.
+"""Statistics of layers: moments of their inputs and output gradients, for metrics.
 
 A metric names the statistics that it reads; a `Collector` measures them while the network trains.
 """

@@ -1,4 +1,4 @@
-"""The statistics by name, and the sums that stand for them until somebody takes them.
+"""Accumulators of layer statistics: sums over rows, until they are taken.
 
     expand    each position of each example is a row
     reduce    each example is a row: x averaged, dL/dy summed over the positions
@@ -17,14 +17,14 @@ from torch import Tensor
 
 
 class Running(ABC):
-    """How many rows were seen, for how many terms of the loss, and what is kept of them."""
+    """Base of accumulators: counts of rows and loss terms, and what is kept of the rows."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.terms = 0
 
     def add_(self, rows: Tensor, terms: int) -> None:
-        """See some more rows, (rows, features)."""
+        """Accumulate rows: (rows, features)."""
         self.rows += len(rows)
         self.terms += terms
         self._add_(rows)
@@ -34,7 +34,7 @@ class Running(ABC):
 
     @abstractmethod
     def value(self, scale: Tensor | float, count: int) -> Tensor:
-        """What is known of the rows times `scale`; a sum over them is divided by `count`."""
+        """The accumulated value for rows times `scale`; sums are divided by `count`."""
 
 
 class Moment(Running):
@@ -69,7 +69,7 @@ class Rows(Running):
 
 @dataclass(frozen=True)
 class Statistic:
-    """Which rows, (examples, positions, features) -> (rows, features), and what is kept of them."""
+    """One statistic: which rows of a layer it sees, and the accumulator that keeps them."""
 
     share: Callable[[Tensor], Tensor]
     running: type[Running]

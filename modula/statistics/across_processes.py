@@ -1,4 +1,4 @@
-"""Statistics that several processes share."""
+"""Averaging of statistics across processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def share_(
     group: dist.ProcessGroup | None = None,
     device: torch.device | None = None,
 ) -> None:
-    """Replace what each process measured by what one process with all the data would have.
+    """Replace local statistics by those that one process with all the data would have.
 
     Statistics are averaged, never their inverses; rows of all processes follow each other, in
     the order of the processes.  What not every process measured is left out.  All processes hold

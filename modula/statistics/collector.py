@@ -1,4 +1,4 @@
-"""Collects the statistics of weights while a network runs forward and backward."""
+"""Collects layer statistics with hooks, while a network runs forward and backward."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ Statistics = dict[str, dict[str, Tensor]]  # by weight, then by name of the stat
 
 
 class Collector:
-    """Statistics of chosen weights, over every backward pass since they were last taken.
+    """Statistics of chosen weights over all backward passes since they were last taken.
 
         input_moment       A = sum of x x^T over the rows / rows      (fan_in, fan_in)
         output_moment      B = sum of e e^T over the rows / terms     (fan_out, fan_out)
@@ -91,7 +91,7 @@ class Collector:
             self._handles.append(self._divide(model))
 
     def take(self, terms: int | None = None, loss_scale: Tensor | float = 1.0) -> Statistics:
-        """Every statistic by weight and name, and forget them; unreached weights are left out.
+        """All statistics by weight and name, which are then reset; unreached weights are left out.
 
         Several passes make one mean: K equal parts of a batch send back the gradient of L / K.
 
@@ -116,13 +116,13 @@ class Collector:
         return {name: statistics for name, statistics in taken.items() if statistics}
 
     def forget(self) -> None:
-        """All that was seen outside `sampled`, such as in a step that is left out."""
+        """Drop what was seen outside `sampled`, such as in a step that is left out."""
         kept = {key: each for key, each in self._running.items() if key[1].startswith(SAMPLED)}
         self._running, self._products = kept, {}
         self._microbatches[""] = Microbatches()
 
     def expect(self, statistics: Mapping[str, Collection[str]]) -> None:
-        """Measure only these of the wanted ones from now on; a metric need not look every step."""
+        """Measure only these from now on; a metric need not read its statistics in every step."""
         self._expected = {
             name: {*wanted}.intersection(statistics.get(name, ()))
             for name, wanted in self._wanted.items()
@@ -130,7 +130,7 @@ class Collector:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Backward passes inside are not counted, such as the training loss's beside a Fisher."""
+        """Backward passes inside are not measured, such as the training loss's beside a Fisher."""
         before, self._paused = self._paused, True
         try:
             yield
@@ -156,7 +156,7 @@ class Collector:
             self._noises = before
 
     def remove(self) -> None:
-        """Leave the model as it was found."""
+        """Remove all hooks from the model."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

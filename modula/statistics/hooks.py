@@ -1,4 +1,4 @@
-"""Looking at a layer's output gradient, and at what went in, during the backward pass."""
+"""Hooks that hand over a layer's input and output gradient during the backward pass."""
 
 from collections.abc import Callable
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Which layers show what goes into a weight and what comes back, and in what shape.
+"""Readers of layers: inputs and output gradients of each layer type, as rows.
 
 A layer's data is read as (examples, positions, features).  Features of an input are the columns
 of the weight seen as a matrix, so those of a convolution are the entries of a patch.
@@ -23,7 +23,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Reader:
-    """How to read one kind of layer.
+    """How to read inputs and output gradients of one layer type.
 
     inputs    (layer, x) -> (examples, positions, fan_in)
     outputs   (layer, y or dL/dy) -> (examples, positions, fan_out)

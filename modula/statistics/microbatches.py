@@ -1,22 +1,22 @@
-"""The gradients of the microbatches that a step accumulates, each for itself."""
+"""Separate gradients of the microbatches of one step."""
 
 import torch
 from torch import Tensor
 
 
 class Microbatches:
-    """A group of gradients for each microbatch, which ends where the network is called again."""
+    """Gradients by microbatch; a new one begins where the network is called again."""
 
     def __init__(self) -> None:
         self._groups: list[dict[str, Tensor | None]] = [{}]
 
     def begin_(self) -> None:
-        """The network is called: what was sent back so far is complete."""
+        """Begin a new microbatch: the network is called again."""
         if self._groups[-1]:
             self._groups.append({})
 
     def add_(self, name: str, gradient: Tensor | None) -> None:
-        """What a backward pass sends to a weight, before p.grad gets it.
+        """Add a gradient that a backward pass sends to a weight, before p.grad gets it.
 
         None counts the microbatch, and keeps nothing of a weight that nobody asks about now.
         """

@@ -1,4 +1,4 @@
-"""Weights moved for a moment: gradients at a random point near the mean."""
+"""Temporary perturbation of weights, for gradients at a random point near the mean."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _moved: set[int] = set()  # ids of the weights that are moved at this moment
 
 @contextmanager
 def perturbed(weights: Iterable[Tensor], noises: Iterable[Tensor]) -> Iterator[None]:
-    """Inside, each weight is weight + noise; afterwards, bit by bit, what it was.
+    """Context in which each weight is weight + noise; afterwards it is bit for bit as before.
 
     That holds whatever happens inside.  A backward pass belongs inside too, an optimizer's step
     outside: RuntimeError, with the weights put back, if one was written to.

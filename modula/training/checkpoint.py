@@ -1,4 +1,4 @@
-"""Checkpoints that survive being killed at any moment.
+"""Checkpoints of a training run, written atomically.
 
 A checkpoint is a folder `step-00000100` with weights.safetensors, state.pt (optimizer, schedule,
 random numbers) and manifest.json, which names the step and the sha256 of the other two.  It is
@@ -32,7 +32,7 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the next step depends on.
+    """The state of a training run: weights, optimizer, schedule, random state, step.
 
     step     how many steps are done
     about    what JSON can hold: the text's sha256, the seconds spent
@@ -47,18 +47,18 @@ class Checkpoint:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, oldest first."""
+    """Steps that have a checkpoint, oldest first."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name)))
 
 
 def place(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """The folder of the checkpoint of a step."""
     return folder / f"step-{step:08d}"
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Add a checkpoint; whatever goes wrong, the ones already there stay as they are."""
+    """Write a checkpoint; if that fails, those already there stay as they are."""
     target = place(folder, checkpoint.step)
     fresh = folder / f".new-{target.name}"
     with disk_errors_in_words("write", target):
@@ -112,13 +112,13 @@ def _discard(target: Path) -> None:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The checkpoint to continue from; None where there is none yet."""
+    """The newest checkpoint; None if there is none."""
     steps = steps_in(folder)
     return load(place(folder, steps[-1])) if steps else None
 
 
 def load(target: Path) -> Checkpoint:
-    """Read one checkpoint back, or say what is wrong with it."""
+    """Read a checkpoint; UserError, with the reason, if it is damaged."""
     manifest = _manifest(target)
     try:
         data = {name: (target / name).read_bytes() for name in (WEIGHTS, STATE)}

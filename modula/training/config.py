@@ -1,4 +1,4 @@
-"""What a training run was asked to do, as a dataclass and as a TOML file."""
+"""Configuration of a training run, as a dataclass and as a TOML file."""
 
 import ast
 import json
@@ -102,7 +102,7 @@ class Config:
         parse_options(self.options)
 
     def recipe_options(self) -> dict[str, Any]:
-        """All that the recipe is given: what was asked for, and else what a grid found best."""
+        """Options for the recipe: those given, and tuned ones for the rest."""
         given = parse_options(self.options) | ({} if self.lr is None else {"lr": self.lr})
         taken = signature(RECIPES[self.optimizer]).parameters
         terms = {"terms": self.batch * self.context} if "terms" in taken else {}
@@ -110,7 +110,7 @@ class Config:
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """What "momentum=0.9 every=5" says.
+    """Options as a dict, from text such as "momentum=0.9 every=5".
 
     Raises UserError where a word is not NAME=VALUE with a number, a tuple, True, False, None or
     the name of a dtype.
@@ -166,7 +166,7 @@ def find_device(name: str) -> torch.device:
 
 
 def to_toml(config: Config) -> str:
-    """A config file that says the same; a JSON string, number or list is also a TOML one."""
+    """The config as a TOML file; JSON strings, numbers and lists are valid TOML."""
     present = {key: value for key, value in asdict(config).items() if value is not None}
     return "".join(f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in present.items())
 

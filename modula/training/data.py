@@ -1,4 +1,4 @@
-"""Text as bytes: where it comes from, how it is split, and which bytes a step sees."""
+"""Training text as bytes: loading, splitting, and the windows of each step."""
 
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ VALIDATION_SHARE = 10  # one file in ten, or the last tenth of each where there 
 
 @dataclass(frozen=True)
 class Text:
-    """Bytes to learn from and bytes to be judged by: uint8 vectors.
+    """Training and validation bytes: uint8 vectors.
 
     source  what was read, in words
     files   how many files it came from
@@ -85,7 +85,7 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def flaw_of(content: bytes) -> str:
-    """Why some bytes are not text; empty for text."""
+    """The reason why bytes are not text; "" for text."""
     if 0 in content:
         return f"it has a NUL byte at position {content.index(0)}"
     try:
@@ -128,7 +128,7 @@ def split(source: str, documents: Iterable[bytes]) -> Text:
 
 
 def as_tokens(documents: Iterable[bytes]) -> Tensor:
-    """Documents one after the other: uint8 (bytes,)."""
+    """Documents concatenated: uint8 (bytes,)."""
     content = bytearray(b"".join(documents))
     return torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()
 

@@ -1,4 +1,4 @@
-"""One folder, one run or several to compare: how it begins, goes on, and ends in pictures."""
+"""A folder of training runs: one run, or several to compare, with their pictures."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def contenders(base: dict[str, Any], words: list[str]) -> Configs:
 
 
 def settled(config: Config) -> Config:
-    """The same run with device and threads found out, so that it can be repeated elsewhere."""
+    """The config with device and threads filled in, so that the run can be repeated."""
     return replace(config, device=str(find_device(config.device)), threads=thread_count(config))
 
 
@@ -92,7 +92,7 @@ def find(words: list[str], out: Path | None) -> Path:
 
 
 def configs_in(folder: Path) -> Configs:
-    """What the runs of a folder were asked to do."""
+    """Configs of the runs in a folder, by name of the run."""
     path = folder / COMPARISON
     if not path.exists():
         return {"": read_config(folder)}
@@ -103,7 +103,7 @@ def configs_in(folder: Path) -> Configs:
 
 
 def text_for(configs: Configs) -> Text:
-    """The text of a folder's runs, which all read the same."""
+    """The text that all runs of a folder train on."""
     first = next(iter(configs.values()))
     text = load_text(first.data)
     text.require(first.context)
@@ -134,7 +134,7 @@ def run_rival(config: Config, text: Text, folder: Path, console: Console) -> lis
 
 
 def run_one(config: Config, text: Text, folder: Path, console: Console) -> None:
-    """One run from plan to sample."""
+    """One run: print the plan, train, draw curves, show a sample."""
     run = Run(config, text, folder)
     console.print(run.optimizer.plan.table())
     replace_file(folder / "plan.html", run.optimizer.plan.to_html().encode())
@@ -159,7 +159,7 @@ def draw(folder: Path, config: Config) -> None:
 
 
 def size(config: Config) -> str:
-    """The network and the batch, in words."""
+    """Sizes of the network and the batch, as text."""
     return (
         f"GPT width {config.width}, depth {config.depth}, context {config.context}, "
         f"batch {config.batch}, seed {config.seed}"
@@ -167,5 +167,5 @@ def size(config: Config) -> str:
 
 
 def results(folder: Path) -> list[str]:
-    """What a finished folder has to look at."""
+    """Names of the files in a finished folder."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

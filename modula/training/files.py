@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whenever the power fails."""
+"""Atomic file writes."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk knows the names in a folder; Windows has no such call and needs none."""
+    """Sync a folder's entries to disk; Windows has no such call and needs none."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -28,7 +28,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one move: a reader sees all of it, or what was there before."""
+    """Write a file atomically: readers see all of `data`, or the old file."""
     with disk_errors_in_words("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".new-{path.name}")

@@ -1,4 +1,4 @@
-"""What a person watching a run sees."""
+"""Progress bar, log lines and summary of a training run."""
 
 from rich.console import Console
 from rich.panel import Panel
@@ -15,7 +15,7 @@ SAMPLE_BYTES = 300
 
 
 def watch(run: Run, console: Console) -> list[Record]:
-    """Train to the end behind a progress bar, with a line at every validation; all records."""
+    """Train to the end with a progress bar and a line at every validation; returns all records."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -35,7 +35,7 @@ def watch(run: Run, console: Console) -> list[Record]:
 
 
 def numbers(record: Record) -> str:
-    """One record in words, for a line of the screen."""
+    """One record as a line of text."""
     parts = [f"loss {record.loss:.3f}"]
     if record.val_loss is not None:
         parts.append(f"val {record.val_loss:.3f}")
@@ -43,7 +43,7 @@ def numbers(record: Record) -> str:
 
 
 def summary(records: list[Record]) -> str:
-    """How a run ended, in one line."""
+    """Summary of a finished run, in one line."""
     last = records[-1]
     return (
         f"validation loss {final_loss(records):.4f} nats per byte after {last.step} steps, "
@@ -52,7 +52,7 @@ def summary(records: list[Record]) -> str:
 
 
 def show_sample(run: Run, console: Console) -> None:
-    """What the network writes by itself."""
+    """Print text that the trained network generates."""
     text = sample(run.model, PROMPT, SAMPLE_BYTES, context=run.config.context)
     shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in text.expandtabs(4))
     console.print(Panel(Words(shown), title="the network writes", title_align="left"))

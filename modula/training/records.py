@@ -1,4 +1,4 @@
-"""What a run measured, a line of JSON a step."""
+"""Measurements of a run: one JSON line per step."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from modula.training.files import replace_file
 
 @dataclass(frozen=True)
 class Record:
-    """One step.
+    """Measurements of one step.
 
     step               counted from 1
     loss               nats per byte on the step's batch, before its update
@@ -34,7 +34,7 @@ class Record:
 
 
 def to_line(record: Record) -> str:
-    """One line of JSON, without what was not measured."""
+    """The record as one line of JSON, without missing values."""
     present = {key: value for key, value in asdict(record).items() if value is not None}
     return json.dumps(present) + "\n"
 

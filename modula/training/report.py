@@ -1,4 +1,4 @@
-"""Pictures and tables of what runs measured."""
+"""Plots and tables of training runs."""
 
 import io
 import re
@@ -74,7 +74,7 @@ def _loss(axes: Axes, records: Sequence[Record], x: Sequence[float]) -> None:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """The mean over the last twentieth of the whole run, at every point.
+    """Moving average over a twentieth of the run.
 
     >>> smooth([4.0, 2.0])
     [4.0, 2.0]
@@ -104,7 +104,7 @@ def _update_norms(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def kind_of(name: str) -> str:
-    """A weight's name without the place of its block: equal for the same part of every block.
+    """A weight's name without the index of its block: equal for the same part of every block.
 
     >>> kind_of("blocks.3.mlp.up.weight")
     'blocks.*.mlp.up.weight'
@@ -137,7 +137,7 @@ def draw_comparison(runs: Runs, path: Path, title: str) -> None:
 
 
 def worth_seeing(runs: Runs) -> tuple[float, float]:
-    """From below the lowest loss to above the first one: a run that explodes leaves the picture."""
+    """Axis limits from below the lowest loss to above the first one; diverged runs are cut."""
     losses = [r.loss for records in runs.values() for r in records]
     first = [records[0].loss for records in runs.values() if records]
     return 0.9 * min(losses, default=0.0), 1.05 * max(first, default=1.0)
@@ -155,14 +155,14 @@ def _contender(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG in one move."""
+    """Write a PNG file atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     replace_file(path, buffer.getvalue())
 
 
 def comparison_rows(runs: Runs) -> list[list[str]]:
-    """One row a run, best validation loss first, then those that stopped before the others."""
+    """Rows of the comparison: best validation loss first, then runs that stopped early."""
     steps = max(len(records) for records in runs.values())
     losses = {n: final_loss(r) if len(r) == steps else inf for n, r in runs.items() if r}
     ranked = [(name, runs[name]) for name in sorted(losses, key=lambda name: losses[name])]
@@ -184,7 +184,7 @@ COLUMNS = ("optimizer", "val loss", "train loss", "largest lr", "steps", "second
 
 
 def comparison_table(runs: Runs) -> Table:
-    """The comparison for the screen."""
+    """The comparison as a rich table."""
     table = Table(*COLUMNS, title="validation loss in nats per byte, best first")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -194,7 +194,7 @@ def comparison_table(runs: Runs) -> Table:
 
 
 def comparison_markdown(runs: Runs) -> str:
-    """The comparison for a file."""
+    """The comparison as Markdown."""
     lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *comparison_rows(runs)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -213,6 +213,6 @@ def mean_speed(records: Sequence[Record]) -> float:
 
 
 def step_seconds(records: Sequence[Record]) -> list[float]:
-    """How long each step took."""
+    """Seconds of each step."""
     clock = [0.0, *(r.seconds for r in records)]
     return [after - before for before, after in zip(clock, clock[1:], strict=False)]

@@ -1,4 +1,4 @@
-"""The training loop: a network, an optimizer, text, and a folder that remembers."""
+"""The training loop of one run, with its checkpoints and measurements in a folder."""
 
 from collections.abc import Iterator
 from math import isfinite
@@ -158,7 +158,7 @@ class Run:
         }
 
     def kept(self) -> str:
-        """Which checkpoint a stopped run can go back to, in words."""
+        """Text that names the checkpoint a stopped run can resume from."""
         steps = checkpoint.steps_in(self.folder / CHECKPOINTS)
         if not steps:
             return "no checkpoint was made yet"
@@ -199,7 +199,7 @@ class Run:
 
 
 def build(config: Config, device: torch.device | str) -> tuple[GPT, SteepestDescent]:
-    """The network of a config and its optimizer; UserError where one of them refuses."""
+    """The network and optimizer of a config; UserError if either refuses."""
     with refusals_in_words():
         model = build_model(config).to(device)
     asked = f"{config.optimizer} with {config.options}: " if config.options else ""
@@ -208,7 +208,7 @@ def build(config: Config, device: torch.device | str) -> tuple[GPT, SteepestDesc
 
 
 def microbatch_count(config: Config, optimizer: SteepestDescent) -> int:
-    """Into how many parts a run divides its batches.
+    """Microbatches per batch.
 
     Raises UserError for one, where a metric compares them.
     """
