@@ -15,15 +15,11 @@ from modula.duality.declaration.decay import (
     Scheduled,
 )
 from modula.duality.declaration.declaration import Declaration, program_of
-from modula.duality.declaration.scalers import (
-    EntryMoments,
-    Graft,
-    Hyperball,
-    LimitRMS,
-    MatchRMS,
-    RowMoments,
-    Scaler,
-)
+from modula.duality.declaration.scalers.base import Scaler
+from modula.duality.declaration.scalers.graft import Graft
+from modula.duality.declaration.scalers.hyperball import Hyperball
+from modula.duality.declaration.scalers.moments import EntryMoments, RowMoments
+from modula.duality.declaration.scalers.rms import LimitRMS, MatchRMS
 from modula.duality.plan import Plan, Row, plan_of
 from modula.duality.program.batch import Batch, batches
 from modula.duality.program.line import Line, Live, PerWeight, Role, line

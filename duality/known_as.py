@@ -2,14 +2,11 @@
 
 from functools import singledispatch
 
-from modula.duality.declaration.scalers import (
-    EntryMoments,
-    Graft,
-    Hyperball,
-    MatchRMS,
-    RowMoments,
-    Scaler,
-)
+from modula.duality.declaration.scalers.base import Scaler
+from modula.duality.declaration.scalers.graft import Graft
+from modula.duality.declaration.scalers.hyperball import Hyperball
+from modula.duality.declaration.scalers.moments import EntryMoments, RowMoments
+from modula.duality.declaration.scalers.rms import MatchRMS
 from modula.duality.setting.derive import Setting
 from modula.duality.setting.momentum import NoMomentum, QueryStore
 from modula.duality.setting.potential import Clip, Sharp, ShortStep, Unit, Within

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from modula.duality.declaration.decay import Decay, as_decay
 from modula.duality.declaration.direction import proposed
-from modula.duality.declaration.scalers import Graft, Scaler
+from modula.duality.declaration.scalers.base import Scaler
+from modula.duality.declaration.scalers.graft import Graft
 from modula.duality.program.line import PerWeight, Role, line
 from modula.duality.program.names import POINT
 from modula.duality.program.program import Program, counting_steps

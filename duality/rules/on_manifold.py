@@ -16,7 +16,7 @@ from modula.duality.rules.retraction import (
 from modula.duality.rules.solvers.general import NOISE
 from modula.duality.rules.unconstrained import trailing_size
 from modula.duality.setting.derive import Derived, Setting, derives
-from modula.kernels.elementwise.normalise import normalise
+from modula.kernels.elementwise.length import normalise
 from modula.kernels.op import Op, Shape
 from modula.kernels.tangent.stiefel import stiefel_map
 from modula.kernels.tangent.unit_condition import unit_condition_map

@@ -12,7 +12,7 @@ from modula.duality.rules.on_manifold import tangent_line
 from modula.duality.rules.retraction import retraction
 from modula.duality.rules.solvers.hyperplane import ROUNDS, least_bound, steepest
 from modula.duality.setting.derive import Derived, Setting, derives
-from modula.kernels.elementwise.normalise import normalise_columns, normalise_rows
+from modula.kernels.elementwise.length import normalise_columns, normalise_rows
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.sphere import Sphere

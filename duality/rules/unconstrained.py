@@ -11,7 +11,7 @@ from modula.duality.program.cost import cost_of_projections
 from modula.duality.program.line import line
 from modula.duality.setting.derive import Derived, Setting, derive, derives
 from modula.duality.setting.potential import Clip, Sharp, ShortStep, Unit
-from modula.kernels.elementwise.normalise import normalise, normalise_columns, normalise_rows
+from modula.kernels.elementwise.length import normalise, normalise_columns, normalise_rows
 from modula.kernels.elementwise.update import sign
 from modula.kernels.op import Op, Shape, elementwise_cost
 from modula.kernels.spectral.polar import polar

@@ -3,15 +3,17 @@
 import torch
 from torch import Tensor
 
-from modula.kernels.op import Op, elementwise_cost
+from modula.kernels.op import Locality, Op, elementwise_cost
+
+
+def _length(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    # Summed in float64: squares of float32 entries below 1e-19 or above 1e19 leave float32's range.
+    return torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float64)
 
 
 def length_plain(x: Tensor, *, ndim: int) -> Tensor:
     """||x||_2 over the last ndim dims, which stay as ones: (..., *weight) -> (..., 1, ..., 1)"""
-    # Summed in float64: squares of float32 entries below 1e-19 or above 1e19 leave float32's range.
-    return torch.linalg.vector_norm(
-        x, dim=tuple(range(-ndim, 0)), keepdim=True, dtype=torch.float64
-    )
+    return _length(x, tuple(range(-ndim, 0)))
 
 
 def at_length_plain(x: Tensor, length: Tensor, *, ndim: int) -> Tensor:
@@ -40,8 +42,33 @@ def over_root_plain(x: Tensor, moment: Tensor) -> Tensor:
     return torch.where(root > 0, x / root, 0.0)
 
 
+def _normalised(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    length = _length(x, dims)
+    return torch.where(length > 0, x / length, 0.0).to(x.dtype)
+
+
+def normalise_plain(x: Tensor, *, ndim: int) -> Tensor:
+    """x / ||x||_2 over the last ndim dims; zero stays zero."""
+    return _normalised(x, tuple(range(-ndim, 0)))
+
+
+def normalise_rows_plain(x: Tensor) -> Tensor:
+    """Each row of x: (..., m, n) divided by its length; zero rows stay zero."""
+    return _normalised(x, (-1,))
+
+
+def normalise_columns_plain(x: Tensor) -> Tensor:
+    """Each column of x: (..., m, n) divided by its length; zero columns stay zero."""
+    return _normalised(x, (-2,))
+
+
 length = Op("length", length_plain, elementwise_cost(2, 1))
 at_length = Op("at_length", at_length_plain, elementwise_cost(3, 3))
 limit_length = Op("limit_length", limit_length_plain, elementwise_cost(3, 3))
 average_row_square = Op("average_row_square", average_row_square_plain, elementwise_cost(2, 1))
 over_root = Op("over_root", over_root_plain, elementwise_cost(1, 2))
+normalise = Op("normalise", normalise_plain, elementwise_cost(3, 3), Locality.WHOLE)
+normalise_rows = Op("normalise_rows", normalise_rows_plain, elementwise_cost(3, 3), Locality.ROWS)
+normalise_columns = Op(
+    "normalise_columns", normalise_columns_plain, elementwise_cost(3, 3), Locality.COLUMNS
+)

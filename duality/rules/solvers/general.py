@@ -32,7 +32,7 @@ from modula.duality.rules.solvers.splitting import (
     split,
     subgradient_steps,
 )
-from modula.kernels.elementwise.normalise import normalise
+from modula.kernels.elementwise.length import normalise
 from modula.manifolds.base import Manifold
 from modula.norms.base import NoClosedForm, Norm
 

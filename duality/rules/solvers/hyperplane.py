@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modula.kernels.elementwise.normalise import normalise
+from modula.kernels.elementwise.length import normalise
 from modula.kernels.op import Shape
 from modula.manifolds.base import Manifold
 from modula.manifolds.implicit import Implicit

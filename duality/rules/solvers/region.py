@@ -17,7 +17,7 @@ from modula.duality.rules.solvers.general import (
     made_feasible,
 )
 from modula.duality.rules.solvers.splitting import ToTangent, length
-from modula.kernels.elementwise.normalise import normalise
+from modula.kernels.elementwise.length import normalise
 from modula.manifolds.region import Region
 from modula.norms.base import Norm
 

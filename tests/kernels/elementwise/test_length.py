@@ -1,11 +1,12 @@
-"""Lengths, and decay entry by entry: each op against its formula, both twins."""
+"""Lengths, and tensors brought to a length, at every scale."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
-from modula.kernels.elementwise import decay, length
-
-LR = torch.tensor(0.3, dtype=torch.float64)
+from modula.kernels.elementwise import length
+from modula.kernels.elementwise.length import normalise, normalise_columns, normalise_rows
+from modula.kernels.op import Locality
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,17 +39,18 @@ def test_row_moments_average_the_mean_square_of_each_row() -> None:
     assert not length.over_root(torch.zeros(2, 2), torch.zeros(2)).any()
 
 
-def test_decay_in_both_twins() -> None:
-    weights, others = [draw(3, 2), draw(4)], [draw(3, 2, seed=1), draw(4, seed=1)]
-    scales = [1.0, 0.5]
-    rows = list(zip(weights, others, scales, strict=True))
-    added = [x + s * 0.2 * w for w, x, s in rows]
-    assert decay.add_decay.foreach is not None and decay.cautious_decay.foreach is not None
-    assert_close(decay.add_decay.foreach(others, weights, rate=0.2, scale=scales), added)
-    assert_close([decay.add_decay(x, w, rate=0.2, scale=s) for w, x, s in rows], added)
-    shrunk = [torch.where(w * x > 0, (1 - 0.3 * s * 0.2) * w, w) for w, x, s in rows]
-    plain = [decay.cautious_decay(w, x, LR, rate=0.2, scale=s) for w, x, s in rows]
-    assert_close(plain, shrunk)
-    own = [w.clone() for w in weights]
-    assert_close(decay.cautious_decay.foreach(own, others, LR, rate=0.2, scale=scales), shrunk)
-    assert_close(own, shrunk)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_normalised_lengths_are_one_at_every_scale(scale: float) -> None:
+    x = scale * torch.randn(2, 3, 4)
+    x[0, 1] = 0.0
+    lengths = normalise_rows(x).norm(dim=-1)
+    torch.testing.assert_close(lengths, (x != 0).any(-1).float())
+    torch.testing.assert_close(normalise_columns(x).norm(dim=-2), torch.ones(2, 4))
+    torch.testing.assert_close(normalise(x, ndim=2).flatten(1).norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(normalise(0 * x, ndim=2), 0 * x, rtol=0, atol=0)
+
+
+def test_locality_says_what_is_divided() -> None:
+    assert normalise_rows.locality is Locality.ROWS
+    assert normalise_columns.locality is Locality.COLUMNS
+    assert normalise.locality is Locality.WHOLE

@@ -1,0 +1,1 @@
+"""Post-scalers: changes of a direction before the step."""

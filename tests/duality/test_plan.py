@@ -1,0 +1,65 @@
+"""The plan: what a row says, and its table, page and data."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from modula.duality import Average, Declaration, Plan, Setting, Sharp, Unbiased, plan_of, program_of
+from modula.manifolds import Stiefel
+from modula.norms import L2, Diagonal, RMSToRMS
+
+MUON = Declaration(Setting(RMSToRMS(), momentum=Average()), budget=0.5)
+ADAM = Declaration(
+    Setting(L2(2), metric=Diagonal(), potential=Sharp(), momentum=Unbiased()), role="embedding"
+)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    rows = [("a.weight", (8, 4), MUON, 4), ("b.weight", (8, 4), MUON, 4), ("e", (9, 3), ADAM, 4)]
+    return plan_of(rows)
+
+
+def test_a_row_says_what_is_done_and_what_it_costs(plan: Plan) -> None:
+    row = plan["a.weight"]
+    assert (row.known_as, row.rule, row.budget) == ("Muon", "muon", 0.5)
+    assert row.program == program_of(MUON, (8, 4))
+    cost = row.program.cost((8, 4), 4)
+    assert (row.flops, row.bytes, row.state_bytes) == (cost.flops, cost.bytes, 4 * 32)
+    assert plan["e"].state_bytes == 2 * 4 * 27 and plan["e"].role == "embedding"
+
+
+def test_an_unknown_weight_is_told_the_known_ones(plan: Plan) -> None:
+    with pytest.raises(KeyError, match="no weight is named 'c'.*a.weight"):
+        plan["c"]
+
+
+def test_the_table_shows_every_weight_and_no_column_that_nobody_fills(plan: Plan) -> None:
+    console = Console(width=200, record=True, file=None, quiet=False)
+    with console.capture() as seen:
+        console.print(plan.table())
+    text = seen.get()
+    assert all(name in text for name in ("a.weight", "b.weight", "Diagonal()", "3 weights"))
+    assert "scalers" not in text
+
+
+def test_each_program_is_printed_once_under_the_weights_that_run_it(plan: Plan) -> None:
+    text = plan.programs()
+    assert text.count("direction = polar(momentum)") == 1
+    assert text.count("square = unbiased_average_square") == 1
+
+
+def test_data_and_page_hold_the_same_rows(plan: Plan) -> None:
+    rows = json.loads(plan.to_json())
+    assert [row["name"] for row in rows] == ["a.weight", "b.weight", "e"]
+    assert rows == json.loads(json.dumps(plan.to_dicts()))
+    page = plan.to_html()
+    assert page.lstrip().lower().startswith("<!doctype html>") and "polar(momentum" in page
+
+
+def test_rounded_state_is_counted_as_it_is_kept() -> None:
+    (row,) = plan_of([("w", (8, 4), MUON, 4)], kept=2).rows
+    assert row.state_bytes == 2 * 32
+    (tall,) = plan_of([("w", (8, 4), Declaration(Setting(RMSToRMS(), Stiefel())), 4)]).rows
+    assert tall.state_bytes == 0 and tall.known_as == "manifold Muon"
