@@ -40,8 +40,8 @@ class Certification:
     To certify costs one dual norm in float64 for each weight without a manifold, 60 duality maps on
     a sphere, and up to 300 projections on the norm's ball elsewhere: for spectral norms as many
     SVDs; a metric adds an inverse of each of its roots.  The steps in between cost nothing.  One
-    line a look is logged at level INFO, and only for it is the device waited for.  A gap near zero
-    may have either sign by the rounding of the state, 1e-6 in float32.
+    line a certified step is logged at level INFO, for which alone the device is waited for.  A gap
+    near zero may have either sign by the rounding of the state, 1e-6 in float32.
 
     Not certified is what is the steepest direction in no norm: chains, which may even ascend,
     directions that scalers, momenta or decays have turned, Within, posteriors, rotations.  Nor is
