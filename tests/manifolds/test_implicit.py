@@ -1,5 +1,7 @@
 """Implicit against the manifolds whose functions it is given."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -158,3 +160,9 @@ def test_bad_arguments_get_one_clear_sentence() -> None:
 def test_names() -> None:
     assert str(Implicit(orthonormal)) == "Implicit(orthonormal)"
     assert str(Implicit(of_length_two, ndim=1)) == "Implicit(of_length_two, ndim=1)"
+
+
+def test_what_is_no_function_is_no_constraint() -> None:
+    not_callable: Any = 3
+    with pytest.raises(ValueError, match="Implicit needs a function that is zero on the manifold"):
+        Implicit(not_callable)

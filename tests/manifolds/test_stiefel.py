@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from modula.manifolds.oblique import Oblique
 from modula.manifolds.sphere import Sphere
 from modula.manifolds.stiefel import Stiefel
+from modula.manifolds.transposed import Transposed
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,3 +93,8 @@ def test_a_wide_matrix_is_told_to_be_transposed() -> None:
 def test_a_radius_is_positive(radius: float) -> None:
     with pytest.raises(ValueError, match="positive, finite radius"):
         Stiefel(radius)
+
+
+def test_a_tall_weight_is_sent_back_from_the_transposed_manifold() -> None:
+    with pytest.raises(ValueError, match=r"Transposed\(Stiefel\(\)\) has .* declare Stiefel\(\)"):
+        Transposed(Stiefel()).check_shape((3, 2))

@@ -1,6 +1,7 @@
 """Norms given by their duals: held to the norms that have formulas, and trained with."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -144,3 +145,15 @@ def test_one_weight_is_a_batch_of_one() -> None:
         assert_close(take(x[1]), take(x[1:2])[0], rtol=0, atol=0)
         assert_close(norm.dual(x)[1], norm.dual(x[1]))
         assert_close(norm.duality_map(x)[1], norm.duality_map(x[1]))
+
+
+def test_what_is_no_function_is_no_dual_norm() -> None:
+    not_callable: Any = 3
+    with pytest.raises(ValueError, match="FromDual needs the dual norm as a function"):
+        FromDual(not_callable)
+
+
+@pytest.mark.parametrize("f", [lambda g: g.abs().sum().item(), lambda g: g.abs()])
+def test_a_dual_norm_that_is_not_one_number_of_tensors(f: Any) -> None:
+    with pytest.raises(ValueError, match=r"on \(3, 2\): f is to give one number"):
+        FromDual(f).duality_map(torch.ones(3, 2))

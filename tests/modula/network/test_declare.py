@@ -1,14 +1,16 @@
 """Declaring plain torch models: by type, by role, by name; nothing is guessed in silence."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import modula
-from modula.manifolds import Euclidean, Stiefel
-from modula.norms import Frobenius, Max, RMSToRMS
+from modula.manifolds import Euclidean, Product, Stiefel
+from modula.norms import L2, Frobenius, Max, MaxOf, RMSToRMS
+from modula.recipes import RECIPES
 
 
 class Tied(nn.Module):
@@ -118,3 +120,32 @@ def test_frozen_weights_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(4, 4), Mystery())
     model[1].table.requires_grad_(False)
     assert [row.name for row in modula.recipes.modular(model).plan.rows] == ["0.weight", "0.bias"]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize(
+    "choice", ["muon", Product((("a", Stiefel()),)), MaxOf({"a": (L2(), 1.0)})], ids=str
+)
+def test_what_is_no_geometry_of_one_weight(choice: Any) -> None:
+    with pytest.raises(ValueError, match="is no geometry of one weight: give a Norm"):
+        modula.declare(network(), {"0.weight": choice})
+
+
+def test_what_is_no_network() -> None:
+    words = "needs the network itself, a torch.nn.Module, and not its parameters"
+    parameters: Any = network().parameters()
+    for make in (modula.SteepestDescent, modula.declare, *RECIPES.values()):
+        with pytest.raises(ValueError, match=words):
+            make(parameters)
+
+
+def test_overrides_that_are_none() -> None:
+    overrides: Any = [("0.weight", Stiefel())]
+    with pytest.raises(ValueError, match="declare needs a mapping from names, roles or types"):
+        modula.declare(network(), overrides)
+    with pytest.raises(ValueError, match="the override 3 is no name, no role and no type of mod"):
+        modula.declare(network(), {3: Stiefel()})

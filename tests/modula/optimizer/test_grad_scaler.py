@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from snapshots import assert_unchanged, snapshot
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.testing import assert_close
@@ -168,3 +169,15 @@ def test_half_precision_gradients_are_refused() -> None:
     scaler.scale(net(torch.ones(2, 4).half()).sum()).backward()
     with pytest.raises(ValueError, match="cannot unscale gradients in float16"):
         scaler.step(optimizer)
+
+
+def test_a_step_that_overflows_changes_nothing_where_no_statistic_is_read() -> None:
+    net = network()
+    optimizer = modula.recipes.muon(net)
+    scaler = torch.amp.GradScaler("cpu")
+    before = snapshot(optimizer)
+    x = torch.full((1, 6), float("inf"), dtype=torch.float64)
+    scaler.scale(net(x).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert_unchanged(optimizer, before)

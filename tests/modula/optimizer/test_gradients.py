@@ -5,9 +5,12 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from gradients import fill_gradients
+from snapshots import assert_unchanged, snapshot
 from torch import Tensor, nn
 
 import modula
+from modula import NonFiniteGradient, SteepestDescent
 from modula.duality import Declaration, Graft, Setting, Sharp
 from modula.duality.program.names import SAMPLED
 from modula.norms import L2, Diagonal
@@ -173,3 +176,45 @@ def test_a_gradient_that_stays_huge_is_told_once(caplog: pytest.LogCaptureFixtur
         optimizer.step()
     told = [message.rpartition("gradient of ")[2] for message in caplog.messages]
     assert told == ["2.weight", "0.weight", "2.weight"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["muon", "adamw", "automatic"])
+def test_a_non_finite_gradient_raises_before_anything_changes(name: str, bad: float) -> None:
+    net = network()
+    optimizer = RECIPES[name](net)
+    fill_gradients(net, 0)
+    optimizer.step()
+    net[2].weight.grad[0, 0] = bad
+    before = snapshot(optimizer)
+    with pytest.raises(NonFiniteGradient, match=r"gradient of 2\.weight is not finite"):
+        optimizer.step()
+    assert_unchanged(optimizer, before)
+
+
+def test_skipping_non_finite_steps_counts_them() -> None:
+    net = network()
+    optimizer = SteepestDescent(net, on_nonfinite="skip")
+    fill_gradients(net, 0)
+    net[0].bias.grad[0] = float("nan")
+    before = snapshot(optimizer)
+    optimizer.step()
+    assert_unchanged(optimizer, before)
+    assert optimizer.skipped == 1
+
+
+def test_a_sum_that_overflows_is_not_a_non_finite_gradient() -> None:
+    net = network()
+    optimizer = SteepestDescent(net)
+    for weight in net.parameters():
+        weight.grad = torch.full_like(weight, 3e38)
+    optimizer.step()
+    assert all(weight.isfinite().all() for weight in net.parameters())
+
+
+def test_sparse_gradients_are_refused() -> None:
+    net = nn.Embedding(4, 2, sparse=True)
+    optimizer = modula.recipes.modular(net)
+    net(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="sparse gradient"):
+        optimizer.step()

@@ -88,3 +88,8 @@ def test_plans_know_the_published_name(name: str, options: dict[str, Any], known
 
 def small() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+
+
+def test_recipes_refuse_what_is_no_radius() -> None:
+    with pytest.raises(ValueError, match="radii must be positive and finite"):
+        modula.recipes.scion(nn.Linear(3, 3), radius=float("inf"))
