@@ -5,6 +5,7 @@ from torch import Tensor
 
 from modula.kernels.moments.eigenbasis import off_diagonal, renewed_basis
 from modula.kernels.precision import full_precision
+from modula.kernels.spectral.products import symmetric
 
 NEAR = 0.1  # share off the diagonal up to which a rotation by the gaps beats orthogonal iteration
 LARGEST = 0.3  # of the entries of a rotation: eigenvalues nearly equal ask for any angle
@@ -31,15 +32,15 @@ def _iterate(basis: Tensor, product: Tensor) -> Tensor:
     shift = SHIFT * torch.linalg.matrix_norm(product, keepdim=True)
     iterate = product + shift * basis
     iterate = iterate / torch.linalg.vector_norm(iterate, dim=-2, keepdim=True)
-    return orthonormal(torch.where(near, basis + basis @ gap_rotation(share), iterate))
+    return orthonormal(torch.where(near, basis + basis @ first_order_rotation(share), iterate))
 
 
-def gap_rotation(share: Tensor) -> Tensor:
+def first_order_rotation(share: Tensor) -> Tensor:
     """X_ij = B_ij / (B_jj - B_ii), at most LARGEST either way: skew, (..., d, d).
 
     I + X diagonalises B to first order.
     """
-    share = (share + share.mT) / 2
+    share = symmetric(share)
     values = share.diagonal(dim1=-2, dim2=-1)
     gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
     ratio = torch.where(share == 0, 0.0, share / gaps)  # +-LARGEST where values are equal

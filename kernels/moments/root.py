@@ -8,6 +8,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from modula.kernels.moments.second_moment import mean_eigenvalue
 from modula.kernels.op import Cost, Op, Shape
+from modula.kernels.spectral.products import symmetric
 
 SMALLEST = 16.0  # eigenvalues below so many roundings of the largest are rounding themselves
 
@@ -37,7 +38,7 @@ def inverse_root_plain(
     damped = torch.maximum(values, floor) + damping
     inverse = damped**-power if roots is None else roots(damped, basis)
     out = (basis * inverse.unsqueeze(-2)) @ basis.mT
-    out = (out + out.mT) / 2 * unit_scale(size, factor.shape[-1], power, trace_power)[..., None]
+    out = symmetric(out) * unit_scale(size, factor.shape[-1], power, trace_power)[..., None]
     usable = usable & out.isfinite().all((-2, -1))
     return torch.where(usable[..., None, None], out, previous)
 
@@ -61,8 +62,8 @@ def unit_scale(size: Tensor, d: int, power: float, trace_power: float) -> Tensor
 
 def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and basis of symmetric matrices; in float64 where float32 does not converge."""
-    symmetric = (x + x.mT) / 2
-    for precise in (symmetric, symmetric.double()):
+    single = symmetric(x)
+    for precise in (single, single.double()):
         try:
             values, basis = torch.linalg.eigh(precise)
             return values.to(x.dtype), basis.to(x.dtype)
@@ -131,12 +132,12 @@ inverse_root = Op(
     "inverse_root",
     inverse_root_plain,
     _cost,
-    fused_at="modula.kernels.moments.root_by_products:inverse_root_coupled",
+    fused_at="modula.kernels.moments.root_by_products:inverse_root_by_products",
 )
 inverse_root_blocks = Op(
     "inverse_root",
     inverse_root_blocks_plain,
     _cost,
-    fused_at="modula.kernels.moments.root_by_products:inverse_root_blocks_coupled",
+    fused_at="modula.kernels.moments.root_by_products:inverse_root_blocks_by_products",
 )
 inverse_root_diagonal = Op("inverse_root", inverse_root_diagonal_plain, _diagonal_cost)

@@ -17,7 +17,7 @@ from modula.kernels.moments.root import (
 from modula.kernels.precision import full_precision
 from modula.kernels.spectral.bound import spectral_bound
 from modula.kernels.spectral.polynomials import PolarExpress, Polynomials
-from modula.kernels.spectral.products import multiply_add
+from modula.kernels.spectral.products import multiply_add, symmetric
 
 SAFETY = 1.01  # rounding can push an eigenvalue above its bound
 SQUARINGS = 2  # the bound is at most d^(1/16) too large: 1.5 times for a side of 768
@@ -36,7 +36,7 @@ def square_roots(a: Tensor, polynomials: Polynomials) -> tuple[Tensor, Tensor]:
 
     Source: Higham 2008, "Functions of Matrices", chapter 6; Amsel et al. 2025, arXiv:2505.16932.
     """
-    (linear, cubic, quintic), *rest = polynomials
+    (linear, cubic, quintic), *rest = polynomials.terms
     even = multiply_add(a, a, add=a, beta=cubic, alpha=quintic)
     y = multiply_add(a, even, add=a, beta=linear)
     z = even + linear * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
@@ -45,7 +45,7 @@ def square_roots(a: Tensor, polynomials: Polynomials) -> tuple[Tensor, Tensor]:
         even = multiply_add(m, m, add=m, beta=cubic, alpha=quintic)
         y = multiply_add(y, even, add=y, beta=linear)
         z = multiply_add(even, z, add=z, beta=linear)
-    return (y + y.mT) / 2, (z + z.mT) / 2
+    return symmetric(y), symmetric(z)
 
 
 @lru_cache(maxsize=32)
@@ -58,7 +58,7 @@ def fewest(lower: float, roundoff: float) -> Polynomials:
     raise AssertionError("a composition of them converges")
 
 
-def inverse_root_coupled(
+def inverse_root_by_products(
     factor: Tensor,
     previous: Tensor,
     *,
@@ -92,14 +92,14 @@ def inverse_root_coupled(
     return torch.where(usable[..., None, None], out, previous)
 
 
-def inverse_root_blocks_coupled(factor: Tensor, previous: Tensor, **options: float) -> Tensor:
-    """inverse_root_coupled of blocks on a diagonal: (..., count, b, b)."""
-    return of_blocks(inverse_root_coupled, factor, previous, **options)
+def inverse_root_blocks_by_products(factor: Tensor, previous: Tensor, **options: float) -> Tensor:
+    """inverse_root_by_products of blocks on a diagonal: (..., count, b, b)."""
+    return of_blocks(inverse_root_by_products, factor, previous, **options)
 
 
 def _damped(unit: Tensor, damping: float | Tensor, least: float) -> tuple[Tensor, Tensor]:
     """(S + shift I) / bound with eigenvalues in [least, 1], and the bound: (..., d, d), (..., 1)"""
-    unit = (unit + unit.mT) / 2
+    unit = symmetric(unit)
     largest = spectral_bound(unit, squarings=SQUARINGS).unsqueeze(-1)
     shift = torch.maximum(least * largest, torch.zeros_like(largest) + damping)
     bound = largest + shift

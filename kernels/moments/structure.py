@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from modula.kernels.spectral.products import symmetric_product
+from modula.kernels.spectral.products import gram
 
 
 class Structure(ABC):
@@ -102,10 +102,10 @@ class FullMatrix(Pattern):
 
     def gram(self, rows: Tensor) -> Tensor:
         if rows.device.type != "cpu":
-            return rows @ rows.mT
+            return gram(rows)
         # Large matrices one by one, half of the work left out.
         stack = rows.reshape(-1, *rows.shape[-2:])
-        grams = torch.stack([symmetric_product(one, one.mT) for one in stack])
+        grams = torch.stack([gram(one) for one in stack])
         return grams.reshape(*rows.shape[:-1], rows.shape[-2])
 
     def generator(self, symmetric: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor
 from modula.kernels.op import Cost, Op, Shape, check_matrix
 from modula.kernels.spectral.polar import Standard, polar
 from modula.kernels.spectral.polynomials import PolarExpress, Polynomials
-from modula.kernels.spectral.products import one_by_one
+from modula.kernels.spectral.products import one_by_one, symmetric
 
 # Singular values nearer to a bound than `lower` may stay where they are: `lower` is a rounding.
 STEPS = {
@@ -83,7 +83,7 @@ def _clip(x: Tensor, low: float, high: float, sign: Polynomials, isometry: Polyn
     # What is longer than high / eps is shortened: it loses nothing but values that are roundings.
     length = (largest / high * size).clamp(max=1 / torch.finfo(x.dtype).eps)
     o = polar(_nudged(unit) if low else unit, polynomials=isometry, form=Standard())
-    h = _least(_symmetric_part(o.mT @ unit) * length, 1.0, sign)
+    h = _least(symmetric(o.mT @ unit) * length, 1.0, sign)
     if low:
         h = -_least(-h, -low / high, sign)
         return high * (o @ h)
@@ -94,7 +94,7 @@ def _least(h: Tensor, bound: float, sign: Polynomials) -> Tensor:
     """min(H, bound) of symmetric H: (..., n, n)."""
     eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
     d = bound * eye - h
-    below = (eye + _symmetric_part(polar(d, polynomials=sign, form=Standard()))) / 2
+    below = (eye + symmetric(polar(d, polynomials=sign, form=Standard()))) / 2
     for _ in range(2):  # the second time cuts what the first product's rounding left outside
         d = below @ d @ below
     return bound * eye - d
@@ -107,10 +107,6 @@ def _nudged(unit: Tensor) -> Tensor:
     rough = count.square().cos().reshape(m, n)
     step = NUDGE * torch.finfo(unit.dtype).eps / torch.linalg.matrix_norm(rough)
     return unit + (step * rough).to(unit.dtype)
-
-
-def _symmetric_part(x: Tensor) -> Tensor:
-    return (x + x.mT) / 2
 
 
 def _cost(

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, check_matrix
-from modula.kernels.spectral.products import one_by_one, symmetric_product
-from modula.kernels.spectral.rescale import moderate
+from modula.kernels.spectral.products import gram, one_by_one, symmetric_product
+from modula.kernels.spectral.rescale import rescale
 
 SERIES = (-1 / 2, 3 / 8, -5 / 16, 35 / 128, -63 / 256, 231 / 1024)
 
@@ -37,28 +37,28 @@ def near_polar_plain(x: Tensor, *, scale: float = 1.0) -> Tensor:
     if x.numel() == 0:
         return x.clone()
     work = x.float() if x.dtype.itemsize < 4 else x
-    return one_by_one(partial(_near_polar, scale=scale), moderate(work)).to(x.dtype)
+    return one_by_one(partial(_near_polar, scale=scale), rescale(work)).to(x.dtype)
 
 
 def _near_polar(x: Tensor, scale: float) -> Tensor:
-    gram = symmetric_product(x.mT, x)
-    size = _size(gram)
-    e = gram.div_(size)
+    moment = gram(x.mT)
+    size = _size(moment)
+    e = moment.div_(size)
     e.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     m, n = x.shape[-2:]
     root = _inverse_root(e) if m < 2 * n else _short_inverse_root(e)
     return x @ root.mul_(size.rsqrt() * scale)
 
 
-def _size(gram: Tensor) -> Tensor:
+def _size(moment: Tensor) -> Tensor:
     """The mean eigenvalue, or half of a bound on the largest where that is more: (..., 1, 1).
 
     No eigenvalue exceeds their mean by sqrt(n - 1) standard deviations.
     Source: Wolkowicz and Styan 1980, Bounds for eigenvalues using traces.
     """
-    n = gram.shape[-1]
-    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    square = torch.linalg.matrix_norm(gram, keepdim=True) ** 2 / n
+    n = moment.shape[-1]
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    square = torch.linalg.matrix_norm(moment, keepdim=True) ** 2 / n
     deviation = (square - mean**2).clamp(min=0).sqrt()
     size = torch.maximum(mean, (mean + deviation * (n - 1) ** 0.5) / 2)
     return torch.where(size > 0, size, 1.0)
@@ -72,7 +72,7 @@ def _inverse_root(e: Tensor) -> Tensor:
     high = (c6 * cube).add_(square, alpha=c5).add_(e, alpha=c4)
     low = (c3 * cube).add_(square, alpha=c2).add_(e, alpha=c1)
     low.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    return symmetric_product(cube, high, add=low)
+    return symmetric_product(cube, high, low)
 
 
 def _short_inverse_root(e: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def _short_inverse_root(e: Tensor) -> Tensor:
     high = (c4 * square).add_(e, alpha=c3)
     low = (c2 * square).add_(e, alpha=c1)
     low.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    return symmetric_product(square, high, add=low)
+    return symmetric_product(square, high, low)
 
 
 def _cost(shape: Shape, itemsize: int = 4, **options: Any) -> Cost:

@@ -2,14 +2,22 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Op, Shape, check_matrix
-from modula.kernels.spectral.polynomials import PolarExpress, Polynomials, Term
-from modula.kernels.spectral.products import STRIP, multiply_add, symmetric_product
+from modula.kernels.spectral.polynomials import PolarExpress, Polynomials
+from modula.kernels.spectral.products import (
+    STRIP,
+    ProductTwins,
+    gram,
+    left_multiply,
+    product_twins,
+    symmetric_product,
+)
 
 # Half precision gets more room above the bound: its rounding moves singular values by a percent.
 DEFAULT = PolarExpress(steps=5, lower=1.5e-3, safety=1.01, schatten=8)
@@ -27,28 +35,24 @@ class Products:
     small: int  # (n, n) (n, n), symmetric
     wide: int  # (n, n) (n, m)
 
-    def flops(self, short: int, long: int, symmetric: float = 1.0) -> float:
-        """`symmetric` is the share of a symmetric product that is computed: 1, or 0.5 at best."""
-        tall = self.wide + symmetric * self.gram
-        return 2.0 * short * short * (tall * long + symmetric * self.small * short)
-
-    def entries(self, short: int, long: int) -> float:
-        """Entries read and written."""
-        square, rectangle = short * short, short * long
-        return (
-            self.gram * (rectangle + square)
-            + self.small * 3 * square
-            + self.wide * (2 * rectangle + square)
+    def cost(self, short: int, long: int, itemsize: int = 4) -> Cost:
+        """Of all of them, symmetric ones counted whole."""
+        wide, small = (short, long), (short, short)
+        counted = (
+            (self.gram, gram.cost(wide, itemsize)),
+            (self.small, symmetric_product.cost(small, itemsize)),
+            (self.wide, left_multiply.cost(wide, itemsize)),
         )
+        return Cost(sum(n * c.flops for n, c in counted), sum(n * c.bytes for n, c in counted))
 
 
 @dataclass(frozen=True)
 class Start:
-    """x x^T and, where the bound needed it, its square, both for the normalised x * inverse."""
+    """x x^T, and its part b A + c A^2 of the first polynomial, for the normalised x * inverse."""
 
     inverse: Tensor
     gram: Tensor
-    square: Tensor | None
+    even: Tensor
 
 
 class Form(ABC):
@@ -68,19 +72,20 @@ class Standard(Form):
     """A = X X^T,  X <- a X + (b A + c A^2) X,  once per polynomial."""
 
     def __call__(self, x: Tensor, polynomials: Polynomials, scale: float) -> Tensor:
-        start = normalised_gram(x, polynomials)
-        x, gram, square = _times(x, start.inverse), start.gram, start.square
-        for step, term in enumerate(polynomials, start=1):
-            factor = scale if step == len(polynomials) else 1.0
-            even = _even_part(term, gram, square)
-            x = _left_multiply(even, x, beta=factor * term[0], alpha=factor)
-            if step < len(polynomials):
-                gram, square = symmetric_product(x, x.mT), None
+        multiply, last = product_twins(x), len(polynomials.terms)
+        start = normalised_gram(x, polynomials, multiply)
+        x, even = _times(x, start.inverse), start.even
+        for step, (a, b, c) in enumerate(polynomials.terms, start=1):
+            if step > 1:
+                square = multiply.gram(x)
+                even = multiply.symmetric_product(square, square, square, beta=b, alpha=c)
+            factor = scale if step == last else 1.0
+            x = multiply.left_multiply(even, x, beta=factor * a, alpha=factor)
         return x
 
     def products(self, polynomials: Polynomials) -> Products:
-        steps = len(polynomials)
-        return Products(gram=steps, small=_quintics(polynomials), wide=steps)
+        steps = len(polynomials.terms)
+        return Products(gram=steps, small=steps, wide=steps)
 
 
 @dataclass(frozen=True)
@@ -98,51 +103,56 @@ class Gram(Form):
     restarts: tuple[int, ...] = ()
 
     def __call__(self, x: Tensor, polynomials: Polynomials, scale: float) -> Tensor:
-        start = normalised_gram(x, polynomials)
-        inverse, gram, square = start.inverse, start.gram, start.square
-        q = None
-        for step, term in enumerate(polynomials, start=1):
-            a, even = term[0], _even_part(term, gram, square)
+        multiply, last = product_twins(x), len(polynomials.terms)
+        start = normalised_gram(x, polynomials, multiply)
+        inverse, r, even, q = start.inverse, start.gram, start.even, None
+        for step, (a, b, c) in enumerate(polynomials.terms, start=1):
+            if step > 1:
+                even = multiply.symmetric_product(r, r, r, beta=b, alpha=c)
             # Z = a I + even is never rounded as a whole: the dominant a I stays exact.
-            q = _plus_identity(even, a) if q is None else symmetric_product(q, even, add=q, beta=a)
-            if step == len(polynomials):
-                return _left_multiply(_times(q, inverse * scale), x)
-            if step in self.restarts:
-                x, q = _left_multiply(_times(q, inverse), x), None
-                inverse, gram = torch.ones_like(inverse), symmetric_product(x, x.mT)
+            if q is None:
+                q = _plus_identity(even, a)
             else:
-                half_way = symmetric_product(gram, even, add=gram, beta=a)
-                gram = symmetric_product(even, half_way, add=half_way, beta=a)
-            square = None
+                q = multiply.symmetric_product(q, even, q, beta=a)
+            if step == last:
+                return multiply.left_multiply(_times(q, inverse * scale), x)
+            if step in self.restarts:
+                x, q = multiply.left_multiply(_times(q, inverse), x), None
+                inverse, r = torch.ones_like(inverse), multiply.gram(x)
+            else:
+                half_way = multiply.symmetric_product(r, even, r, beta=a)
+                r = multiply.symmetric_product(even, half_way, half_way, beta=a)
         raise AssertionError("Polynomials has at least one term")
 
     def products(self, polynomials: Polynomials) -> Products:
-        steps = len(polynomials)
+        steps = len(polynomials.terms)
         cuts = sum(1 <= cut < steps for cut in set(self.restarts))
-        small = _quintics(polynomials) + 3 * (steps - 1 - cuts)
-        return Products(gram=1 + cuts, small=small, wide=1 + cuts)
+        return Products(gram=1 + cuts, small=steps + 3 * (steps - 1 - cuts), wide=1 + cuts)
 
 
-def normalised_gram(x: Tensor, polynomials: Polynomials) -> Start:
+def normalised_gram(x: Tensor, polynomials: Polynomials, multiply: ProductTwins) -> Start:
     """Divide by safety * Schatten norm, for x of Frobenius norm one: that is Schatten-2.
 
     ||x||_4^2 = ||A||_F and ||x||_8^4 = ||A^2||_F for A = x x^T.  Both products are needed anyway,
     and both norms are closer to sigma_max than Frobenius: 4 and 8 times on a square Gaussian.
     """
-    gram, room = symmetric_product(x, x.mT), polynomials.safety**2
-    size = _frobenius(gram)
-    if polynomials.schatten == 2:
-        bound, square = torch.ones_like(size), None
-    elif polynomials.schatten == 4:
-        bound, square = size, None
-    else:
-        # First, so that the square keeps its digits in half precision.
-        gram = _times(gram, 1 / size)
-        square = symmetric_product(gram, gram)
-        eighth = _frobenius(square)
-        square = _times(square, 1 / (room * room * eighth))
-        gram, bound = _times(gram, size), size * eighth.sqrt()
-    return Start((room * bound).rsqrt(), _times(gram, 1 / (room * bound)), square)
+    a, room = multiply.gram(x), polynomials.safety**2
+    (_, b, c), *_ = polynomials.terms
+    size = _frobenius(a)
+    if polynomials.schatten < 8:
+        bound = torch.ones_like(size) if polynomials.schatten == 2 else size
+        a = _times(a, 1 / (room * bound))
+        even = multiply.symmetric_product(a, a, a, beta=b, alpha=c)
+        return Start((room * bound).rsqrt(), a, even)
+    # Divided by its norm first, so that the square keeps its digits in half precision.
+    a = _times(a, 1 / size)
+    square = multiply.symmetric_product(a, a)
+    eighth = _frobenius(square)
+    # The bound's square, known only now, is put on the square that is there: no second product.
+    square = _times(square, 1 / (room * room * eighth))
+    a, bound = _times(a, size), size * eighth.sqrt()
+    a = _times(a, 1 / (room * bound))
+    return Start((room * bound).rsqrt(), a, torch.add(b * a, square, alpha=c))
 
 
 def _frobenius(x: Tensor) -> Tensor:
@@ -156,37 +166,16 @@ def _times(x: Tensor, factor: Tensor) -> Tensor:
     return (x * factor).to(x.dtype)
 
 
-def _even_part(term: Term, gram: Tensor, square: Tensor | None) -> Tensor:
-    """b A + c A^2."""
-    _, b, c = term
-    if c == 0:
-        return b * gram
-    if square is None:
-        return symmetric_product(gram, gram, add=gram, beta=b, alpha=c)
-    return torch.add(b * gram, square, alpha=c)
-
-
 def _plus_identity(x: Tensor, a: float) -> Tensor:
     x = x.clone()
     x.diagonal(dim1=-2, dim2=-1).add_(a)
     return x
 
 
-def _left_multiply(z: Tensor, x: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
-    """alpha z x + beta x for symmetric z, laid out in memory as x is (perhaps transposed)."""
-    if x.mT.is_contiguous():
-        return multiply_add(x.mT, z, add=x.mT if beta else None, beta=beta, alpha=alpha).mT
-    return multiply_add(z, x, add=x if beta else None, beta=beta, alpha=alpha)
-
-
-def _quintics(polynomials: Polynomials) -> int:
-    return sum(c != 0 for _, _, c in polynomials)
-
-
 def restarts(polynomials: Polynomials, roundoff: float) -> tuple[int, ...]:
     """The steps after which Gram has to start afresh: as late as rounding allows."""
     cuts, growth = [], roundoff
-    for step, (a, _, _) in enumerate(polynomials):
+    for step, (a, _, _) in enumerate(polynomials.terms):
         growth *= a * a
         if growth > GROWTH and step > 0:
             cuts.append(step)
@@ -194,6 +183,7 @@ def restarts(polynomials: Polynomials, roundoff: float) -> tuple[int, ...]:
     return tuple(cuts)
 
 
+@lru_cache(maxsize=1024)  # a look at each shape of a network, not at each step
 def choose_form(
     short: int, long: int, polynomials: Polynomials, dtype: torch.dtype, device: str = "cpu"
 ) -> Form:
@@ -207,7 +197,7 @@ def choose_form(
         return Standard()
     roundoff = 2.0**-24 if dtype == torch.float32 and device == "cpu" else 2.0**-11
     forms: tuple[Form, ...] = (Standard(), Gram(restarts(polynomials, roundoff)))
-    return min(forms, key=lambda form: form.products(polynomials).flops(short, long))
+    return min(forms, key=lambda form: form.products(polynomials).cost(short, long).flops)
 
 
 def polar_plain(
@@ -262,14 +252,12 @@ def polar_cost(
     scale: float = 1.0,
     form: Form | None = None,
 ) -> Cost:
-    """Of the chosen form's products, symmetric ones counted whole."""
+    """Of the products of the chosen form."""
     polynomials, (short, long) = polynomials or DEFAULT, sorted(shape[-2:])
     dtype = {2: torch.bfloat16, 4: torch.float32}.get(itemsize, torch.float64)
     form = form or choose_form(short, long, polynomials, dtype)
-    products, batch = form.products(polynomials), prod(shape[:-2])
-    return Cost(
-        batch * products.flops(short, long), batch * itemsize * products.entries(short, long)
-    )
+    one, batch = form.products(polynomials).cost(short, long, itemsize), prod(shape[:-2])
+    return Cost(batch * one.flops, batch * one.bytes)
 
 
 def exact_polar(x: Tensor) -> Tensor:

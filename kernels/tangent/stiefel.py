@@ -22,8 +22,8 @@ from torch import Tensor
 from modula.kernels.op import Cost, Locality, Op, Shape, check_matrix
 from modula.kernels.spectral.polar import polar
 from modula.kernels.spectral.polynomials import PolarExpress
-from modula.kernels.spectral.products import one_by_one
-from modula.kernels.spectral.rescale import moderate
+from modula.kernels.spectral.products import one_by_one, skew
+from modula.kernels.spectral.rescale import rescale
 from modula.kernels.tangent.stiefel_split import split_direction
 
 NOISE = 32.0  # a tangent part below this many roundings of G is no direction at all
@@ -48,7 +48,7 @@ def stiefel_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
 
 def _direction(w: Tensor, g: Tensor) -> Tensor:
     m, n = w.shape[-2:]
-    w, g = moderate(w), moderate(g)
+    w, g = rescale(w), rescale(g)
     radius, noise = radius_and_noise(w)
     return _turn(w / radius, g, noise) if m == n else split_direction(w, g, radius, noise)
 
@@ -56,7 +56,7 @@ def _direction(w: Tensor, g: Tensor) -> Tensor:
 def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
     """r of W^T W = r^2 I, and the share of G below which a tangent part is none: (..., 1, 1).
 
-    That part is then made by rounding, or by W's distance from the manifold.  W is moderate.
+    That part is then made by rounding, or by W's distance from the manifold.  W is rescaled.
     """
     squares = w.square().sum(-2, keepdim=True)
     mean = squares.mean(-1, keepdim=True)
@@ -68,13 +68,13 @@ def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
 
 def _turn(q: Tensor, g: Tensor, noise: Tensor) -> Tensor:
     """Q polar(Q^T G - G^T Q), for square Q."""
-    inner = moderate(q.mT @ g)
-    skew = inner - inner.mT
-    real = _length(skew) > 2 * noise * _length(inner)
-    turn = torch.where(real, polar(skew, **POLAR), 0.0)
+    inner = rescale(q.mT @ g)
+    twice = inner - inner.mT
+    real = _length(twice) > 2 * noise * _length(inner)
+    turn = torch.where(real, polar(twice, **POLAR), 0.0)
     # A skew matrix of odd size is singular, and what a polar factor holds in the null space is
     # rounding: its symmetric part would leave the tangent space and is worth nothing.
-    return q @ ((turn - turn.mT) / 2)
+    return q @ skew(turn)
 
 
 def _length(x: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ Acceleration for Fixed-Point Iterations.
 import torch
 from torch import Tensor
 
+from modula.kernels.spectral.products import skew, symmetric
+
 ITERATIONS = 12
 DEPTH = 5  # how many earlier steps Anderson acceleration combines
 
@@ -43,31 +45,31 @@ def stiefel_dual_bound(weight: Tensor, gradient: Tensor, iterations: int = ITERA
 def _search(w: Tensor, g: Tensor, iterations: int) -> Tensor:
     """The multiplier S with the smallest tr K(S)^(1/2) among the iterates."""
     p = w.mT @ g
-    skew, symmetric = (p - p.mT) / 2, (p + p.mT) / 2
+    across = skew(p)
     rest = g - w @ p
     gram = rest.mT @ rest
     s = best = torch.zeros_like(p)
     lowest = torch.full_like(p[:, :1, :1], torch.inf)
     history = _Anderson(DEPTH)
     for _ in range(iterations + 1):
-        roots, basis = _eigen_roots((s + skew).mT @ (s + skew) + gram)
+        roots, basis = _eigen_roots((s + across).mT @ (s + across) + gram)
         value = roots.sum(-1)[:, None, None]
         best, lowest = torch.where(value < lowest, s, best), torch.minimum(value, lowest)
-        s = history.next(s, _reweighted(skew, roots, basis))
-    return best - symmetric
+        s = history.next(s, _reweighted(across, roots, basis))
+    return best - symmetric(p)
 
 
 def _eigen_roots(k: Tensor) -> tuple[Tensor, Tensor]:
-    values, basis = torch.linalg.eigh((k + k.mT) / 2)
+    values, basis = torch.linalg.eigh(symmetric(k))
     return values.clamp(min=0).sqrt(), basis
 
 
-def _reweighted(skew: Tensor, roots: Tensor, basis: Tensor) -> Tensor:
+def _reweighted(across: Tensor, roots: Tensor, basis: Tensor) -> Tensor:
     """The S of S M + M S = M B - B M for M with eigenvalues 1 / roots: never divides by a root."""
     total = roots[:, :, None] + roots[:, None, :]
     ratio = torch.where(total > 0, (roots[:, None, :] - roots[:, :, None]) / total, 0.0)
-    s = basis @ ((basis.mT @ skew @ basis) * ratio) @ basis.mT
-    return (s + s.mT) / 2
+    s = basis @ ((basis.mT @ across @ basis) * ratio) @ basis.mT
+    return symmetric(s)
 
 
 class _Anderson:

@@ -39,7 +39,9 @@ from torch import Tensor
 from modula.kernels.spectral.polynomials import PolarExpress
 from modula.kernels.spectral.products import (
     add_product_,
+    gram,
     multiply_add,
+    skew,
     skew_product,
     symmetric_product,
 )
@@ -53,28 +55,28 @@ ROOT = PolarExpress(steps=7, lower=1e-3, schatten=8)
 
 
 def split_direction(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tensor:
-    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n), both moderate.
+    """A, near argmax <g, A> over tangents with sigma_max <= 1; w, g: (..., m, n), both rescaled.
 
     radius (..., 1, 1): r of w^T w = r^2 I
     noise  (..., 1, 1): a tangent part of g below noise * ||g||_F counts as zero
     """
     is_tall = g.shape[-2] >= 2 * g.shape[-1]
     p = (w.mT @ g).div_(radius)
-    skew, size = (p - p.mT).div_(2), _squares(p)
+    across, size = skew(p), _squares(p)
     along = p if is_tall and _is_mostly_normal(g, size, noise) else None
     if along is not None:
         rest = g  # for E N = G N - W P N: all that is wanted of E itself is E^T E
-        gram = symmetric_product(p.mT, p, add=symmetric_product(g.mT, g), alpha=-1.0)
+        moment = symmetric_product(p.mT, p, gram(g.mT), alpha=-1.0)
     else:
         rest = multiply_add(w, p / radius, add=g, alpha=-1.0)
         if not is_tall:  # E has not n dimensions; what leaks into the others is cut
             rest = add_product_(rest, w, (w.mT @ rest).div_(radius**2), alpha=-1.0)
-        gram = symmetric_product(rest.mT, rest)
-    traces = _trace(gram)
+        moment = gram(rest.mT)
+    traces = _trace(moment)
     least = (LEAK * torch.finfo(g.dtype).eps) ** 2 * size
     coefficients = by_eigenvectors if is_tall and g.device.type == "cpu" else by_roots
-    normal, inner = coefficients(gram, skew, least / p.shape[-1])
-    real = _squares(skew) + traces > noise**2 * (size + traces)
+    normal, inner = coefficients(moment, across, least / p.shape[-1])
+    real = _squares(across) + traces > noise**2 * (size + traces)
     normal, inner = torch.where(real & (traces > least), normal, 0.0), torch.where(real, inner, 0.0)
     if along is not None:
         inner = inner - along @ normal
@@ -91,12 +93,12 @@ def _is_mostly_normal(g: Tensor, size: Tensor, noise: Tensor) -> bool:
     return bool(((_squares(g) > 2 * size) & (noise < EXACT)).all())
 
 
-def by_eigenvectors(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+def by_eigenvectors(moment: Tensor, across: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """C^(-1/2) T and Omega, (..., n, n), with one eigendecomposition: the faster way on a CPU."""
-    values, basis = torch.linalg.eigh(gram)
-    rounding = ROUNDINGS * torch.finfo(gram.dtype).eps * values[..., -1:].clamp(min=0)
+    values, basis = torch.linalg.eigh(moment)
+    rounding = ROUNDINGS * torch.finfo(moment.dtype).eps * values[..., -1:].clamp(min=0)
     squares = values.clamp(min=0) + rounding + floor[..., 0]
-    b = skew_product(basis.mT, skew @ basis)
+    b = skew_product(basis.mT, across @ basis)
     lengths = (squares + (b * b).sum(-2)).sqrt()
     pairs = lengths[..., :, None] + lengths[..., None, :]
     omega = b.mul_(2).div_(torch.where(pairs > 0, pairs, 1.0))
@@ -105,21 +107,19 @@ def by_eigenvectors(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, 
     return symmetric_product(scaled, basis.mT) @ left, omega
 
 
-def by_roots(gram: Tensor, skew: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+def by_roots(moment: Tensor, across: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Z and Omega, (..., n, n), with three inverse roots."""
-    inverse_root = _by_eigenvalues if gram.device.type == "cpu" else _by_products
-    omega = skew @ inverse_root(gram + symmetric_product(skew.mT, skew), floor)
-    omega = (omega - omega.mT) / 2
-    square = -symmetric_product(omega.mT, omega)
-    square.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    inverse_root = _by_eigenvalues if moment.device.type == "cpu" else _by_products
+    omega = skew(across @ inverse_root(moment + gram(across.mT), floor))
+    square = symmetric_product(omega.mT, omega, alpha=-1.0, gamma=1.0)
     t = symmetric_product(square, inverse_root(square, torch.zeros_like(floor)))
-    seen = symmetric_product(t, gram @ t)
+    seen = symmetric_product(t, moment @ t)
     return symmetric_product(t, inverse_root(seen, floor) @ t), omega
 
 
 def _shortened(omega: Tensor) -> tuple[Tensor, Tensor]:
     """Omega with its long singular values made shorter, and the T that it leaves room for."""
-    y = symmetric_product(omega.mT, omega)
+    y = gram(omega.mT)
     square = symmetric_product(y, y)
     bound = torch.linalg.matrix_norm(square, keepdim=True).sqrt()
     shrink = LONGEST / bound.clamp(min=LONGEST)
@@ -145,7 +145,7 @@ def _by_products(k: Tensor, floor: Tensor) -> Tensor:
     bound = torch.where(bound + floor > 0, bound + floor, 1.0)
     eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     r, root = (k + floor * eye) / bound, eye
-    for a, b, c in ROOT:
+    for a, b, c in ROOT.terms:
         z = a * eye + b * r + c * (r @ r)
         root, r = root @ z, z @ (r @ z)
     return root * bound.rsqrt()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Locality, Op, Shape, elementwise_cost
-from modula.kernels.spectral.rescale import moderate
+from modula.kernels.spectral.rescale import rescale
 from modula.kernels.tangent.stiefel import radius_and_noise, stiefel_map
 
 
@@ -35,7 +35,7 @@ def unit_condition_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:
     w, g = weight.to(working), gradient.to(working)
     if gradient.numel() == 0:
         return stiefel_map(w, g).to(gradient.dtype)
-    w, g = moderate(w), moderate(g)
+    w, g = rescale(w), rescale(g)
     turn = stiefel_map(w, g)
     radius, share = radius_and_noise(w)
     q = w / radius

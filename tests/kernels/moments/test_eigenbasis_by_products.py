@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from devices import remote
 from modula.kernels.moments.eigenbasis import next_basis, off_diagonal
-from modula.kernels.moments.eigenbasis_by_products import LARGEST, gap_rotation, orthonormal
+from modula.kernels.moments.eigenbasis_by_products import LARGEST, first_order_rotation, orthonormal
 from strategies import seeds
 
 DTYPE = torch.float64
@@ -128,11 +128,11 @@ def test_errors_are_squared(seed: int, angle: float) -> None:
 
 def test_a_rotation_is_skew_and_bounded() -> None:
     share = torch.tensor([[2.0, 0.1, 5.0], [0.1, 1.0, 0.0], [5.0, 0.0, 2.0]], dtype=DTYPE)
-    x = gap_rotation(share)
+    x = first_order_rotation(share)
     assert_close(x, -x.mT)
     assert_close(x[0, 1], torch.tensor(0.1 / (1.0 - 2.0), dtype=DTYPE))
     assert abs(x[0, 2]) == LARGEST and x[1, 2] == 0
-    assert gap_rotation(torch.eye(3)).count_nonzero() == 0
+    assert first_order_rotation(torch.eye(3)).count_nonzero() == 0
 
 
 @given(seed=seeds(), m=st.integers(1, 10), batch=st.integers(1, 3))

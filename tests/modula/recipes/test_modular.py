@@ -6,12 +6,12 @@ from math import inf
 import pytest
 import torch
 import torch.nn.functional as F
+from published_polynomials import YOU6
 from torch import Tensor, nn
 
 import modula
 from modula.duality import NoRule, ShortStep
 from modula.kernels.spectral.polar import exact_polar, polar
-from modula.kernels.spectral.polynomials import YOU6
 from modula.manifolds import Sphere
 from modula.norms import RMS, Max
 

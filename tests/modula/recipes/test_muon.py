@@ -4,12 +4,12 @@ import warnings
 
 import pytest
 import torch
+from published_polynomials import JORDAN
 from torch import Tensor, nn
 from training_runs import assert_same_run
 
 import modula
 from modula import recipes
-from modula.kernels.spectral.polynomials import JORDAN
 from plain_loops import hidden
 
 
