@@ -63,6 +63,30 @@ def noise(source: str) -> list[str]:
     return found
 
 
+ROOMS = (  # of modula/, from the lowest up: each imports from those before it
+    *("errors", "network", "statistics", "optimizer", "recipes", "training"),
+    *("laws", "verify", "cli", "__init__", "__main__"),
+)
+
+
+def upward(source: str, room: str) -> list[str]:
+    """Imports of a file in a room of modula/ that lead to a room above its own."""
+    parts = (name.split(".") for name in imported(ast.parse(source)))
+    rooms = [each[1] for each in parts if each[0] == "modula" and len(each) > 1]
+    return [each for each in rooms if each in ROOMS and ROOMS.index(each) > ROOMS.index(room)]
+
+
+@pytest.mark.parametrize("path", sources("modula"), ids=label)
+def test_rooms_of_modula_import_downwards(path: Path) -> None:
+    room = path.relative_to(ROOT / "modula").parts[0].removesuffix(".py")
+    assert upward(path.read_text(encoding="utf-8"), room) == []
+
+
+def test_an_import_of_a_higher_room_is_seen() -> None:
+    assert upward("from modula.optimizer.param_groups import Group", "network") == ["optimizer"]
+    assert upward("from modula.network.algebra import Module", "optimizer") == []
+
+
 def test_every_folder_has_sources() -> None:
     assert all(sources(folder) for folder in FOLDERS)
 

@@ -262,6 +262,11 @@ class Add(Bond):
         return reduce(add, xs)
 
 
+def budgets_of(model: nn.Module) -> dict[str, float]:
+    """Modular budgets of a normed network; empty for a plain torch model."""
+    return model.budgets() if isinstance(model, Module) else {}
+
+
 def check_sizes(name: str, **sizes: int) -> None:
     """Raise ValueError unless every size is an integer of at least one."""
     for what, size in sizes.items():

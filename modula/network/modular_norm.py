@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from modula.manifolds.product import Product
+from modula.network.algebra import budgets_of
 from modula.network.declare import geometries_of
 from modula.norms.modular import Composition, MaxOf
-from modula.optimizer.param_groups import budgets_of
 
 
 def product_manifold(model: nn.Module) -> Product:

@@ -21,7 +21,7 @@ from modula.duality import (
     Unit,
 )
 from modula.duality.metrics.coordinates import describe, is_limited
-from modula.network.algebra import Module
+from modula.network.algebra import budgets_of
 from modula.network.declare import geometries_of
 from modula.norms.checks import check_fields
 
@@ -70,11 +70,6 @@ def declarations_of(
         )
         for name, geometry in geometries_of(model).items()
     }
-
-
-def budgets_of(model: nn.Module) -> dict[str, float]:
-    """Modular budgets of a normed network; empty for a plain torch model."""
-    return model.budgets() if isinstance(model, Module) else {}
 
 
 def check_not_negative(name: str, value: float) -> None:

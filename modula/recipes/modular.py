@@ -13,8 +13,8 @@ from modula.duality import (
     ShortStep,
     Unit,
 )
+from modula.network.algebra import budgets_of
 from modula.optimizer.automatic import Automatic
-from modula.optimizer.param_groups import budgets_of
 from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import average_of
 from modula.recipes.options import checked

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 import modula
 from modula.duality import Setting, certify, derive
 from modula.manifolds import Oblique, SpectralBall, Sphere, Stiefel
+from modula.network.algebra import budgets_of
 from modula.norms import L2, Max, RMSToRMS, Rows
-from modula.optimizer.param_groups import budgets_of
 
 LR = 0.1
 
