@@ -13,21 +13,6 @@ from modula.kernels.op import Locality, Op, elementwise_cost
 Tensors = list[Tensor]
 
 
-def perturb_plain(
-    weight: Tensor, noise: Tensor, hessian: Tensor, *, ess: float, delta: float
-) -> Tensor:
-    """weight + noise / sqrt(ess (h + delta)): a sample of the Gaussian, from normal noise."""
-    return weight + noise / (ess * (hessian + delta)).sqrt()
-
-
-def perturb_foreach(
-    weights: Tensors, noises: Tensors, hessians: Tensors, *, ess: float, delta: float
-) -> Tensors:
-    """perturb_plain over lists."""
-    deviations = torch._foreach_div(noises, _root_precisions(hessians, ess, delta))
-    return list(torch._foreach_add(weights, deviations))
-
-
 def stein_hessian_plain(product: Tensor, hessian: Tensor, *, ess: float, delta: float) -> Tensor:
     """product ess (h + delta): the diagonal Hessian at the mean of the Gaussian.
 
@@ -109,16 +94,6 @@ def _shifted(hessians: Tensors, delta: float) -> Tensors:
     return shifted
 
 
-def _root_precisions(hessians: Tensors, ess: float, delta: float) -> Tensors:
-    roots = list(torch._foreach_add(hessians, delta))
-    torch._foreach_mul_(roots, ess)
-    torch._foreach_sqrt_(roots)
-    return roots
-
-
-perturb = Op(
-    "perturb", perturb_plain, elementwise_cost(5, 4), Locality.ELEMENTWISE, perturb_foreach
-)
 stein_hessian = Op(
     "stein_hessian",
     stein_hessian_plain,
