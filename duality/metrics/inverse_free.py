@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from modula.duality.metrics.block_layout import WHOLE, Fitted, fit
 from modula.duality.metrics.coordinates import Coordinates, coordinates, describe
-from modula.duality.metrics.factors import Factors
+from modula.duality.metrics.inverse_factors import Factors
 from modula.duality.metrics.kronecker import MODES
-from modula.duality.metrics.layer_matrix import Matrix
+from modula.duality.metrics.layer_layout import Matrix
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.moments import factors, gauge, inverse_free, samples

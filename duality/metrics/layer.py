@@ -18,7 +18,7 @@ from modula.duality.metrics.coordinates import (
     with_cost_of,
 )
 from modula.duality.metrics.kronecker import InverseAlong
-from modula.duality.metrics.layer_matrix import DIMS, Matrix
+from modula.duality.metrics.layer_layout import DIMS, Matrix
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import update

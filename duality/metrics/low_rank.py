@@ -15,7 +15,7 @@ from modula.duality.metrics.coordinates import (
     describe,
     with_cost_of,
 )
-from modula.duality.metrics.factors import usable_sample
+from modula.duality.metrics.inverse_factors import usable_sample
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages

@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from modula.duality.metrics.block_layout import fit
 from modula.duality.metrics.coordinates import Coordinates, coordinates, describe
-from modula.duality.metrics.factors import Factors
+from modula.duality.metrics.inverse_factors import Factors
 from modula.duality.metrics.kronecker import MODES
 from modula.duality.program.line import Line
 from modula.kernels.moments import factors, gauge, psgd

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from metrics import DTYPE, Runner, draw, moment, once, setting
 from modula.duality.known_as import known_as
 from modula.duality.metrics.coordinates import describe
-from modula.duality.metrics.layer_matrix import Matrix
+from modula.duality.metrics.layer_layout import Matrix
 from modula.kernels.spectral.polar import exact_polar, polar
 from modula.norms import (
     Absolute,
