@@ -1,15 +1,14 @@
-"""A Kronecker metric made to fit a shape: views, blocks, and which factors can be estimated."""
+"""How a weight is cut into blocks, and which factors a Kronecker metric estimates of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import cache, singledispatch
 from math import prod
 
 from modula.duality.program.slot import Slot
 from modula.kernels.moments.spiked import SpikedMatrix
 from modula.kernels.moments.structure import DIAGONAL, FULL, LOWER, BlockMatrix, Structure
-from modula.kernels.op import Shape
 from modula.norms.blocks import BlockView
 from modula.norms.metrics.kronecker import (
     BlockDiagonal,
@@ -31,56 +30,58 @@ WHOLE = (Dense, Triangular)  # modes that are cut into blocks where that makes t
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A Kronecker metric made to fit a shape: what is estimated, dim by dim.
+class Factor:
+    """One factor of a Kronecker product: the dim that it stands along, and what is kept of it.
 
-    view   how the weight is cut and merged first, None where it is left as it is
-    shape  of one block, with the dims before it that count blocks
-    modes  kind of factor of each dim of a block
+    name       in the names of its state: factor_{name}
+    dim        counted from the last
+    size       of that dim in one block
+    mode       what is declared of it
+    kind       what is kept of it
+    blocks     the dims before it that count its blocks
+    shape      of what is kept, with these dims
+    is_matrix  whether it is a matrix, or made of some, and not a few numbers
     """
 
-    metric: Kronecker
+    name: str
+    dim: int
+    size: int
+    mode: Mode
+    kind: Structure
+    blocks: tuple[int, ...]
+    shape: tuple[int, ...]
+    is_matrix: bool
+
+    def identity(self, size: float = 1.0) -> Slot:
+        """A state that begins as size I."""
+        return Slot(self.shape, diagonal=size) if self.is_matrix else Slot(self.shape, fill=size)
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """How a weight is cut into blocks, and which factors each block has.
+
+    view     how the weight is cut and merged first, None where it is left as it is
+    blocks   the dims that count blocks
+    block    the shape of one block
+    shape    of the weight in that view: both
+    modes    kind of factor of each dim of a block
+    factors  of the dims that are not flat
+    """
+
     view: BlockView | None
+    blocks: tuple[int, ...]
+    block: tuple[int, ...]
     shape: tuple[int, ...]
     modes: tuple[Mode, ...]
-
-    @property
-    def block(self) -> tuple[int, ...]:
-        """The shape of one block."""
-        return self.shape[len(self.shape) - len(self.modes) :]
-
-    @property
-    def counted(self) -> tuple[int, ...]:
-        """The dims that count blocks."""
-        return self.shape[: len(self.shape) - len(self.modes)]
+    factors: tuple[Factor, ...]
 
     @property
     def ndim(self) -> int:
         """How many dims a block has."""
-        return len(self.modes)
+        return len(self.block)
 
-    @property
-    def estimated(self) -> tuple[int, ...]:
-        """The dims that have a factor."""
-        return tuple(i for i, mode in enumerate(self.modes) if not isinstance(mode, Flat))
-
-    def dense(self, i: int) -> bool:
-        """Whether the factor of dim i is a matrix, or made of them."""
-        return self.kind(i).ndim > 1
-
-    def kind(self, i: int) -> Structure:
-        """What is kept of the factor of dim i."""
-        return structure_of(self.modes[i], self.block[i])
-
-    def dim(self, i: int) -> int:
-        """Dim i, counted from the last."""
-        return i - self.ndim
-
-    def factor_shape(self, i: int) -> tuple[int, ...]:
-        """Of the factor of dim i, with the dims that count blocks."""
-        return (*self.counted, *self.kind(i).shape(self.block[i]))
-
-    def only(self, *modes: type[Mode]) -> Fitted:
+    def only(self, *modes: type[Mode]) -> BlockLayout:
         """Itself, if it has no modes but these.
 
         Raises ValueError for another one.
@@ -91,15 +92,32 @@ class Fitted:
                 raise ValueError(f"no metric of this kind keeps {mode} factors: give it {names}")
         return self
 
-    def identity(self, i: int, size: float = 1.0) -> Slot:
-        """A state that begins as size I, for the factor of dim i."""
-        shape = self.factor_shape(i)
-        return Slot(shape, diagonal=size) if self.dense(i) else Slot(shape, fill=size)
-
     def __str__(self) -> str:
         kinds = " x ".join(mode.on(size) for mode, size in zip(self.modes, self.block, strict=True))
-        blocks = prod(self.counted)
+        blocks = prod(self.blocks)
         return kinds if blocks == 1 else f"{blocks} blocks of {kinds}"
+
+
+def layout_of(
+    view: BlockView | None,
+    blocks: tuple[int, ...],
+    block: tuple[int, ...],
+    modes: tuple[Mode, ...],
+) -> BlockLayout:
+    """The layout with these modes, and its factors, each of which every block has for its own."""
+    factors = tuple(
+        factor_of(str(i), i - len(block), size, mode, blocks)
+        for i, (size, mode) in enumerate(zip(block, modes, strict=True))
+        if not isinstance(mode, Flat)
+    )
+    return BlockLayout(view, blocks, block, (*blocks, *block), modes, factors)
+
+
+def factor_of(name: str, dim: int, size: int, mode: Mode, blocks: tuple[int, ...]) -> Factor:
+    """The factor along one dim."""
+    kind = structure_of(mode, size)
+    shape = (*blocks, *kind.shape(size))
+    return Factor(name, dim, size, mode, kind, blocks, shape, is_matrix=kind.ndim > 1)
 
 
 @singledispatch
@@ -133,13 +151,14 @@ def _(mode: BlockDiagonal, size: int) -> Structure:
     return BlockMatrix(size // mode.size)
 
 
-def fit(metric: Kronecker, shape: Shape) -> Fitted:
-    """Choose view and modes for a weight: merge small dims, cut large ones, see what can exist.
+@cache  # asked for by the plan's text, by the program and by its neighbours' checks
+def block_layout(metric: Kronecker, shape: tuple[int, ...]) -> BlockLayout:
+    """The layout of a weight: dims of size one merged, large ones cut, and modes that can exist.
 
     Raises ValueError if modes are declared for another number of dims.
     """
     given = isinstance(metric.modes, tuple)
-    merged, names, groups = _merged(tuple(shape), merge=not given)
+    merged, names, groups = _merged(shape, merge=not given)
     ndim = len(merged)
     modes = metric.modes if isinstance(metric.modes, tuple) else (metric.modes,) * ndim
     if len(modes) != ndim:
@@ -152,9 +171,9 @@ def fit(metric: Kronecker, shape: Shape) -> Fitted:
     counts = _blocks(metric, merged, modes, taps)
     sizes = tuple(size // count for size, count in zip(merged, counts, strict=True))
     modes = _estimable(metric, sizes, modes)
-    if prod(counts) == 1 and merged == tuple(shape):
-        return Fitted(metric, None, merged, modes)
-    return Fitted(metric, _view(names, groups, counts, sizes), (*counts, *sizes), modes)
+    if prod(counts) == 1 and merged == shape:
+        return layout_of(None, (), merged, modes)
+    return layout_of(_view(names, groups, counts, sizes), counts, sizes, modes)
 
 
 def _chosen(shape: tuple[int, ...], modes: tuple[Mode, ...]) -> tuple[Mode, ...]:

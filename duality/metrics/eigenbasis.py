@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from modula.duality.metrics.block_layout import Fitted, fit
-from modula.duality.metrics.coordinates import (
-    Applied,
-    Coordinates,
-    coordinates,
-    describe,
-    with_cost_of,
-)
+from modula.duality.metrics.block_layout import BlockLayout, Factor, block_layout, layout_of
+from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates, describe
 from modula.duality.metrics.diagonal import average_of_squares
-from modula.duality.metrics.kronecker import Keeper
+from modula.duality.metrics.kronecker import MomentLines
+from modula.duality.metrics.maps import InBasis
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import update
 from modula.kernels.moments import eigenbasis
 from modula.kernels.op import Cost, Shape, elementwise_cost
-from modula.norms.maps.linear import Elementwise, LinearMap, Rotation
+from modula.norms.maps.linear import Elementwise, LinearMap
 from modula.norms.metrics.eigenbasis import Eigenbasis
 from modula.norms.metrics.kronecker import Dense, DiagonalMode, Flat
-
-
-@dataclass(frozen=True)
-class Rotated:
-    """Coordinates in the columns of a basis, along one dim."""
-
-    dim: int
-    ndim: int
-
-    def __call__(self, *tensors: Tensor) -> LinearMap:
-        (basis,) = tensors
-        return Rotation(basis, self.dim, self.ndim)
-
-    def cost(self, shape: Shape, itemsize: int = 4) -> Cost:
-        """Of one application."""
-        return Cost(2.0 * prod(shape) * shape[self.dim], 2.0 * itemsize * prod(shape))
-
-    def __str__(self) -> str:
-        return f"basis of dim {self.dim}"
 
 
 @dataclass(frozen=True)
@@ -72,39 +48,45 @@ class PowerOfLargeSquares:
 
 @describe.register
 def _(metric: Eigenbasis, shape: Shape) -> str:
-    fitted, kind = _fit(metric, shape), type(metric.kronecker.fit).__name__
-    return f"diagonal in the eigenbasis of {kind}: {fitted}, power {metric.power:g}"
+    layout, kind = _layout(metric, shape), type(metric.kronecker.fit).__name__
+    return f"diagonal in the eigenbasis of {kind}: {layout}, power {metric.power:g}"
 
 
 @coordinates.register
 def _(metric: Eigenbasis, shape: Shape, whole: bool) -> Coordinates:
-    fitted = _fit(metric, shape)
-    turned = tuple(i for i in fitted.estimated if fitted.dense(i))
-    maps = {i: Rotated(fitted.dim(i), fitted.ndim) for i in turned}
-    rotations = tuple(Applied(maps[i], (f"basis_{i}",), fitted.shape) for i in turned)
-    bases = _bases(metric, fitted, turned)
+    layout = _layout(metric, shape)
+    moments = MomentLines(metric.kronecker, layout, power=None)
+    turned = [each for each in layout.factors if each.is_matrix]
+    rotations = tuple(
+        Applied(InBasis(each.dim, layout.ndim), (f"basis_{each.name}",), layout.shape)
+        for each in turned
+    )
+    bases = _bases(metric, moments, turned)
     power = metric.power if whole else metric.power / 2
-    build = PowerOfLargeSquares(power, metric.floor, fitted.ndim)
-    slots = [("square", Slot(fitted.shape, fill=metric.memory.first))]
-    slots += [(f"basis_{i}", Slot(fitted.factor_shape(i), diagonal=1.0)) for i in turned]
+    build = PowerOfLargeSquares(power, metric.floor, layout.ndim)
+    square = Slot(layout.shape, fill=metric.memory.first)
     instant = metric.kronecker.instant
     return Coordinates(
         before=(*(bases if instant else ()), *_moment(metric, rotations)),
-        core=(Applied(build, ("square",), fitted.shape),),
+        core=(Applied(build, ("square",), layout.shape),),
         after=() if instant else bases,
         rotations=rotations,
-        slots=(*Keeper(fitted, None).slots(), *slots),
-        view=fitted.view,
+        slots=(
+            *moments.slots(),
+            ("square", square),
+            *((f"basis_{each.name}", each.identity()) for each in turned),
+        ),
+        view=layout.view,
     )
 
 
-def _fit(metric: Eigenbasis, shape: Shape) -> Fitted:
-    """The Kronecker metric made to fit; a factor that turns and whitens nothing is left out."""
-    fitted = fit(metric.kronecker, shape).only(Dense, DiagonalMode, Flat)
+def _layout(metric: Eigenbasis, shape: Shape) -> BlockLayout:
+    """The layout of the Kronecker metric; a factor that turns and whitens nothing is left out."""
+    layout = block_layout(metric.kronecker, tuple(shape)).only(Dense, DiagonalMode, Flat)
     if metric.kronecker.fit.coupled:
-        return fitted
-    modes = (mode if isinstance(mode, Dense) else Flat() for mode in fitted.modes)
-    return replace(fitted, modes=tuple(modes))
+        return layout
+    modes = tuple(mode if isinstance(mode, Dense) else Flat() for mode in layout.modes)
+    return layout_of(layout.view, layout.blocks, layout.block, modes)
 
 
 def _moment(metric: Eigenbasis, rotations: tuple[Applied, ...]) -> list[Line]:
@@ -116,33 +98,62 @@ def _moment(metric: Eigenbasis, rotations: tuple[Applied, ...]) -> list[Line]:
     return [*lines, *average_of_squares(metric.memory, "square", read)]
 
 
-def _bases(metric: Eigenbasis, fitted: Fitted, turned: tuple[int, ...]) -> tuple[Line, ...]:
+def _bases(metric: Eigenbasis, moments: MomentLines, turned: list[Factor]) -> tuple[Line, ...]:
     """Lines that keep the factors, and now and then renew their bases and carry D over."""
-    keeper = Keeper(fitted, None)
-    renewed = (each for i in fitted.estimated for each in _renewed(metric, keeper, i))
-    pairs = (name for i in turned for name in (f"basis_{i}", f"new_basis_{i}"))
-    dims = tuple(fitted.dim(i) for i in turned)
-    carry = line("square", eigenbasis.carried, "square", *pairs, dims=dims, ndim=fitted.ndim)
-    carry = replace(with_cost_of(carry, fitted.shape), every=metric.kronecker.every)
-    kept = (line(f"basis_{i}", update.copy, f"new_basis_{i}") for i in turned)
+    layout, every = moments.layout, metric.kronecker.every
+    pairs = (f"{kept}_{each.name}" for each in turned for kept in ("basis", "new_basis"))
+    # All bases turn in one step: D is carried from the old ones to the new ones at once.
+    carry = line(
+        "square",
+        eigenbasis.carried,
+        "square",
+        *pairs,
+        on=layout.shape,
+        every=every,
+        dims=tuple(each.dim for each in turned),
+        ndim=layout.ndim,
+    )
     return (
-        *keeper.observe(),
-        *renewed,
+        *moments.observe(),
+        *(each for factor in layout.factors for each in _renewed(metric, moments, factor)),
         *((carry,) if turned else ()),
-        *(keeper.now_and_then(each, i) for each, i in zip(kept, turned, strict=True)),
+        *(
+            line(
+                f"basis_{each.name}",
+                update.copy,
+                f"new_basis_{each.name}",
+                on=each.shape,
+                every=every,
+            )
+            for each in turned
+        ),
     )
 
 
-def _renewed(metric: Eigenbasis, keeper: Keeper, i: int) -> list[Line]:
-    """Lines from factor i to its new basis, and to the root that whitens for other factors."""
-    roots = keeper.roots(i).items()
-    if not keeper.fitted.dense(i):
-        return [keeper.root(i, name, power) for name, power in roots]
-    young = {"young": metric.kronecker.every, "tolerance": metric.tolerance}
-    reads = (f"factor_{i}", f"basis_{i}", "step")
-    lines = [line(f"new_basis_{i}", eigenbasis.next_basis, *reads, **young)]
-    for name, power in roots:
-        reads = (f"factor_{i}", f"new_basis_{i}", name)
-        options = {"power": power, "damping": metric.kronecker.damping}
-        lines.append(line(name, eigenbasis.root_in_basis, *reads, **options))
-    return [keeper.rejected(i), *(keeper.now_and_then(each, i) for each in lines)]
+def _renewed(metric: Eigenbasis, moments: MomentLines, factor: Factor) -> list[Line]:
+    """Lines from a factor to its new basis, and to the root that whitens for other factors."""
+    roots = moments.roots(factor).items()
+    if not factor.is_matrix:
+        return [moments.root(factor, name, power) for name, power in roots]
+    every, kept = metric.kronecker.every, f"factor_{factor.name}"
+    now_and_then: dict[str, Any] = {"on": factor.shape, "every": every}
+    new = line(
+        f"new_basis_{factor.name}",
+        eigenbasis.next_basis,
+        *(kept, f"basis_{factor.name}", "step"),
+        **now_and_then,
+        young=every,
+        tolerance=metric.tolerance,
+    )
+    renewed = [
+        line(
+            name,
+            eigenbasis.root_in_basis,
+            *(kept, new.result, name),
+            **now_and_then,
+            power=power,
+            damping=metric.kronecker.damping,
+        )
+        for name, power in roots
+    ]
+    return [moments.rejected(factor), new, *renewed]

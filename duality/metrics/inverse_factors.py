@@ -1,13 +1,15 @@
-"""What metrics share that keep factors K_i of their inverse: S^-p = (K_1 K_1^T) x ... ."""
+"""Lines for metrics that keep factors K_i of their inverse: S^-p = (K_1 K_1^T) x ... ."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
-from modula.duality.metrics.block_layout import Fitted
-from modula.duality.metrics.coordinates import Applied, Coordinates, with_cost_of
-from modula.duality.metrics.kronecker import InverseAlong
+from modula.duality.metrics.block_layout import BlockLayout, Factor
+from modula.duality.metrics.coordinates import Applied, Coordinates
+from modula.duality.metrics.maps import InverseAlong
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
@@ -25,50 +27,42 @@ def usable_sample() -> list[Line]:
 
 
 @dataclass(frozen=True)
-class Factors:
-    """Names, shapes and lines for the factors `root_i` of a fitted metric.
+class InverseFactors:
+    """Names, shapes and lines for the factors `root_i` of a layout.
 
     whole  whether the direction is multiplied by K K^T, or the coordinates are C = K^-1
     """
 
-    fitted: Fitted
+    layout: BlockLayout
     whole: bool
 
     def __post_init__(self) -> None:
-        if not self.fitted.estimated:
+        if not self.layout.factors:
             raise ValueError(
                 "all modes are Flat(), and nothing is left to estimate: give one dim Dense() or "
                 "DiagonalMode(), or declare no metric"
             )
 
-    def first(self, i: int) -> tuple[int, ...]:
-        """All dims, i the first of them."""
-        return (i, *(j for j in self.fitted.estimated if j != i))
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """One for each dim that is not flat."""
+        return self.layout.factors
 
-    def named(self, name: str, order: tuple[int, ...]) -> tuple[str, ...]:
-        """name_i for each of these dims."""
-        return tuple(f"{name}_{i}" for i in order)
+    def first(self, factor: Factor) -> tuple[Factor, ...]:
+        """All factors, this one the first of them."""
+        return (factor, *(each for each in self.factors if each is not factor))
 
-    def kinds(self, order: tuple[int, ...]) -> tuple[Structure, ...]:
-        """For each of these dims what is kept of its factor."""
-        return tuple(self.fitted.kind(i) for i in order)
-
-    def along(self, i: int) -> dict[str, float | int]:
-        """The options of a moment along dim i."""
-        block = self.fitted.block
+    def along(self, factor: Factor) -> dict[str, float | int]:
+        """The options of a moment along a factor's dim."""
         return {
-            "dim": self.fitted.dim(i),
-            "ndim": self.fitted.ndim,
-            "share": block[i] / prod(block),
+            "dim": factor.dim,
+            "ndim": self.layout.ndim,
+            "share": factor.size / prod(self.layout.block),
         }
 
-    def on(self, i: int, result: str, op: Op, *reads: str, **options: object) -> Line:
-        """A line on something of the shape of factor i."""
-        return with_cost_of(line(result, op, *reads, **options), self.fitted.factor_shape(i))
-
-    def on_weight(self, result: str, op: Op, *reads: str, **options: object) -> Line:
-        """A line on something of the shape of a block."""
-        return with_cost_of(line(result, op, *reads, **options), self.fitted.shape)
+    def on_weight(self, result: str, op: Op, *reads: str, **options: Any) -> Line:
+        """A line on something of the shape of the weight in blocks."""
+        return line(result, op, *reads, on=self.layout.shape, **options)
 
     def counting(self, read: str) -> list[Line]:
         """fresh: whether what is read is a sample; seen: how many there were."""
@@ -84,54 +78,80 @@ class Factors:
     def resized(self, **powers: float) -> list[Line]:
         """name_i times gain^power along each dim."""
         return [
-            self.on(i, f"{name}_{i}", gauge.regauge, f"{name}_{i}", "gain", power=power)
+            regauged(each, f"{name}_{each.name}", "gain", power)
             for name, power in powers.items()
-            for i in self.fitted.estimated
+            for each in self.factors
         ]
 
     def white(self, name: str) -> list[Line]:
         """white: the sample, seen through name_i^T along each dim."""
         lines, read = [], "usable"
-        for i in self.fitted.estimated:
-            lines.append(self.applied(name, i).down(read, "white"))
+        for each in self.factors:
+            lines.append(self.applied(name, each).down(read, "white"))
             read = "white"
         return lines
 
     def gauges(self) -> list[Line]:
         """gauge_i: by how much factor i is larger than the others."""
-        lines = []
-        for i in self.fitted.estimated:
-            order = self.first(i)
-            names, kinds = self.named("root", order), self.kinds(order)
-            lines.append(self.on(i, f"gauge_{i}", gauge.factor_gauge, *names, kinds=kinds))
-        return lines
+        return [
+            line(
+                f"gauge_{each.name}",
+                gauge.factor_gauge,
+                *named("root", order),
+                on=each.shape,
+                kinds=kinds(order),
+            )
+            for each, order in ((each, self.first(each)) for each in self.factors)
+        ]
 
     def squares(self) -> list[Line]:
         """inverse_i = K_i K_i^T"""
         return [
-            self.on(i, f"inverse_{i}", factors.square, f"root_{i}", kind=self.fitted.kind(i))
-            for i in self.fitted.estimated
+            line(
+                f"inverse_{each.name}",
+                factors.square,
+                f"root_{each.name}",
+                on=each.shape,
+                kind=each.kind,
+            )
+            for each in self.factors
         ]
 
-    def applied(self, name: str, i: int) -> Applied:
-        """The map along dim i whose inverse is name_i."""
-        build = InverseAlong(self.fitted.dim(i), self.fitted.ndim, self.fitted.kind(i))
-        return Applied(build, (f"{name}_{i}",), self.fitted.shape)
+    def applied(self, name: str, factor: Factor) -> Applied:
+        """The map along a factor's dim whose inverse is name_i."""
+        build = InverseAlong(factor.dim, self.layout.ndim, factor.kind)
+        return Applied(build, (f"{name}_{factor.name}",), self.layout.shape)
 
     def identities(self, name: str) -> list[tuple[str, Slot]]:
         """Slots of name_i: identities."""
-        return [(f"{name}_{i}", self.fitted.identity(i)) for i in self.fitted.estimated]
+        return [(f"{name}_{each.name}", each.identity()) for each in self.factors]
 
     def numbers(self, name: str) -> list[tuple[str, Slot]]:
         """Slots of name_i: a zero for each block."""
-        return [(f"{name}_{i}", Slot(self.fitted.counted)) for i in self.fitted.estimated]
+        return [(f"{name}_{each.name}", Slot(self.layout.blocks)) for each in self.factors]
 
     def coordinates(self, lines: list[Line], slots: list[tuple[str, Slot]]) -> Coordinates:
         """The coordinates that the factors give, once these lines have run."""
         name = "inverse" if self.whole else "root"
+        counts = ((count, Slot(self.layout.blocks)) for count in ("seen", "rejected"))
         return Coordinates(
             before=tuple(lines),
-            core=tuple(self.applied(name, i) for i in self.fitted.estimated),
-            slots=(*((name, Slot(self.fitted.counted)) for name in ("seen", "rejected")), *slots),
-            view=self.fitted.view,
+            core=tuple(self.applied(name, each) for each in self.factors),
+            slots=(*counts, *slots),
+            view=self.layout.view,
         )
+
+
+def named(name: str, order: Sequence[Factor]) -> tuple[str, ...]:
+    """name_i for each of these factors."""
+    return tuple(f"{name}_{each.name}" for each in order)
+
+
+def kinds(order: Sequence[Factor]) -> tuple[Structure, ...]:
+    """What is kept of each of these factors."""
+    return tuple(each.kind for each in order)
+
+
+def regauged(factor: Factor, name: str, size: str, power: float) -> Line:
+    """name <- size^power name, for something of the shape of a factor."""
+    return line(name, gauge.regauge, name, size, on=factor.shape, power=power)

@@ -1,94 +1,86 @@
-"""A layer's weight seen as a matrix, the way that metrics of its inputs and outputs see it."""
+"""A layer's weight as a matrix (outputs, inputs), perhaps cut into blocks, and its two factors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+import sys
+from functools import cache
 from math import prod
 
-from modula.duality.metrics.block_layout import FEW_BLOCKS
+from modula.duality.metrics.block_layout import FEW_BLOCKS, BlockLayout, factor_of
+from modula.kernels.op import Shape
 from modula.norms.blocks import BlockView
+from modula.norms.metrics.kronecker import Dense, Flat
 
-DIMS = {"outputs": -2, "inputs": -1}
+SIDES = ("outputs", "inputs")  # of which the dims are -2 and -1
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A layer's weight seen as a matrix (outputs, inputs), perhaps cut into blocks.
+def matrix_shape(shape: Shape, inputs_first: bool) -> tuple[int, int]:
+    """(outputs, inputs) of a weight (out, in, taps...), or (in, out) if `inputs_first`.
 
-    shape         of the weight: (out, in, taps...), or (in, out) if `inputs_first`
-    cut           the sides that are cut: into square blocks if a side is a small multiple of the
-                  other and `square`, and where it is wider than max_dim, as far as channels allow
+    Raises ValueError for a weight that has not got these two sides.
     """
+    if len(shape) < 2 or (inputs_first and len(shape) != 2):
+        raise ValueError(
+            f"a metric of a layer's inputs and outputs needs a weight (out, in, ...), or a "
+            f"matrix (in, out); got {tuple(shape)}: declare a metric of gradients instead"
+        )
+    return (shape[1], shape[0]) if inputs_first else (shape[0], prod(shape[1:]))
 
-    shape: tuple[int, ...]
-    inputs_first: bool = False
-    cut: tuple[str, ...] = ()
-    square: bool = False
-    max_dim: int = 0
 
-    def __post_init__(self) -> None:
-        if len(self.shape) < 2 or (self.inputs_first and len(self.shape) != 2):
-            raise ValueError(
-                f"a metric of a layer's inputs and outputs needs a weight (out, in, ...), or a "
-                f"matrix (in, out); got {self.shape}: declare a metric of gradients instead"
-            )
+@cache
+def layer_layout(
+    shape: tuple[int, ...],
+    sides: tuple[str, ...],
+    inputs_first: bool = False,
+    square: bool = False,
+    max_dim: int = sys.maxsize,
+) -> BlockLayout:
+    """The layout of a layer's weight with a dense factor for each of these sides.
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """How many outputs and inputs there are."""
-        first, *rest = self.shape
-        ends = (rest[0], first) if self.inputs_first else (first, prod(rest))
-        return dict(zip(DIMS, ends, strict=True))
+    Blocks in one row share the factor of their outputs, those in one column that of their inputs:
+    its `blocks` are (a, 1) or (1, b).  A side is cut into square blocks if it is a small multiple
+    of the other and `square`, and where it is wider than max_dim, as far as channels allow: taps
+    stay together.
 
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """Into how many blocks each side is cut; taps stay together."""
-        cuttable = {**self.sizes, "inputs": self.shape[0 if self.inputs_first else 1]}
-        return {side: self._count(side, cuttable[side]) if side in self.cut else 1 for side in DIMS}
+    Raises ValueError for a weight that has not got two sides.
+    """
+    sizes = matrix_shape(shape, inputs_first)
+    channels = (sizes[0], shape[0 if inputs_first else 1])
+    counts = tuple(
+        _count(size, other, ways, square, max_dim) if side in sides else 1
+        for side, size, other, ways in zip(SIDES, sizes, sizes[::-1], channels, strict=True)
+    )
+    block = tuple(size // count for size, count in zip(sizes, counts, strict=True))
+    blocks = counts if prod(counts) > 1 else ()
+    owned = {"outputs": (counts[0], 1), "inputs": (1, counts[1])}
+    factors = tuple(
+        factor_of(side, dim, size, Dense(), owned[side] if blocks else ())
+        for side, dim, size in zip(SIDES, (-2, -1), block, strict=True)
+        if side in sides
+    )
+    modes = tuple(Dense() if side in sides else Flat() for side in SIDES)
+    view = matrix_view(shape, inputs_first, blocks)
+    return BlockLayout(view, blocks, block, (*blocks, *block), modes, factors)
 
-    def _count(self, side: str, channels: int) -> int:
-        size, other = self.sizes[side], prod(self.sizes.values()) // self.sizes[side]
-        ways = [n for n in range(1, channels + 1) if channels % n == 0]
-        fitting = [n for n in ways if size // n <= self.max_dim] or [channels]
-        squares = [n for n in fitting if n <= FEW_BLOCKS and size == n * other and other > 1]
-        return squares[0] if squares and self.square else fitting[0]
 
-    @property
-    def block(self) -> dict[str, int]:
-        """Outputs and inputs of one block."""
-        return {side: size // self.counts[side] for side, size in self.sizes.items()}
+def _count(size: int, other: int, channels: int, square: bool, max_dim: int) -> int:
+    """Into how many blocks a side is cut."""
+    ways = [n for n in range(1, channels + 1) if channels % n == 0]
+    fitting = [n for n in ways if size // n <= max_dim] or [channels]
+    squares = [n for n in fitting if n <= FEW_BLOCKS and size == n * other and other > 1]
+    return squares[0] if squares and square else fitting[0]
 
-    @property
-    def is_cut(self) -> bool:
-        return prod(self.counts.values()) > 1
 
-    @property
-    def view(self) -> BlockView | None:
-        """(out blocks, in blocks, out, in), or (out, in) where nothing is cut."""
-        if not self.is_cut and len(self.shape) == 2 and not self.inputs_first:
-            return None
-        taps = [f"k{i}" for i in range(len(self.shape) - 2)]
-        heads = ["a", "b"] if self.is_cut else []
-        out, channels = ("(a o)", "(b i)") if self.is_cut else ("o", "i")
-        left = [channels, out] if self.inputs_first else [out, channels, *taps]
-        inputs = f"(i {' '.join(taps)})" if taps else "i"
-        pattern = f"{' '.join(left)} -> {' '.join([*heads, 'o', inputs])}"
-        sizes = (("a", self.counts["outputs"]), ("b", self.counts["inputs"]))
-        return BlockView(pattern, sizes if self.is_cut else ())
-
-    @property
-    def viewed(self) -> tuple[int, ...]:
-        """The shape in that view."""
-        heads = tuple(self.counts.values()) if self.is_cut else ()
-        return (*heads, *self.block.values())
-
-    def blocks_of(self, side: str) -> tuple[int, ...]:
-        """The dims of a side's factor that count blocks: (), (a, 1) or (1, b)."""
-        if not self.is_cut:
-            return ()
-        return tuple(count if each == side else 1 for each, count in self.counts.items())
-
-    def factor(self, side: str) -> tuple[int, ...]:
-        """The shape of a side's factor."""
-        return (*self.blocks_of(side), self.block[side], self.block[side])
+def matrix_view(
+    shape: Shape, inputs_first: bool = False, blocks: tuple[int, ...] = ()
+) -> BlockView | None:
+    """From a weight to (out blocks, in blocks, out, in), or to (out, in) where nothing is cut."""
+    if not blocks and len(shape) == 2 and not inputs_first:
+        return None
+    taps = [f"k{i}" for i in range(len(shape) - 2)]
+    heads = ["a", "b"] if blocks else []
+    out, channels = ("(a o)", "(b i)") if blocks else ("o", "i")
+    left = [channels, out] if inputs_first else [out, channels, *taps]
+    inputs = f"(i {' '.join(taps)})" if taps else "i"
+    pattern = f"{' '.join(left)} -> {' '.join([*heads, 'o', inputs])}"
+    return BlockView(pattern, tuple(zip(heads, blocks, strict=True)))

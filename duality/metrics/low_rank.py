@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 from torch import Tensor
 
-from modula.duality.metrics.coordinates import (
-    Applied,
-    Coordinates,
-    coordinates,
-    describe,
-    with_cost_of,
-)
+from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates, describe
 from modula.duality.metrics.inverse_factors import usable_sample
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
 from modula.kernels.moments import gauge, low_rank, samples, spiked
-from modula.kernels.op import Cost, Op, Shape
+from modula.kernels.op import Cost, Shape
 from modula.norms.maps.linear import Inverse, LinearMap, Transposed
 from modula.norms.maps.structured import LowRankScaled
 from modula.norms.metrics.low_rank import LowRank
@@ -75,18 +68,18 @@ def _(metric: LowRank, shape: Shape, whole: bool) -> Coordinates:
     )
 
 
-def _sized(metric: LowRank, inward: Applied, thin: Shape) -> list[Line]:
+def _sized(metric: LowRank, inward: Applied, thin: tuple[int, ...]) -> list[Line]:
     """Lines that count the sample, see it as a = Q g, and give S its size."""
-    options = {"damping": metric.damping}
+    damping = metric.damping
     resized = (("scale", -0.25), ("white", -0.25), ("pull_scale", -0.5), ("push_scale", 0.5))
     return [
         *usable_sample(),
         line("fresh", samples.fresh, "usable", "seen"),
         line("seen", averages.accumulate, "seen", "fresh", beta=1.0),
-        *(_on(thin, name, spiked.begun, name, "usable", "seen", size=START) for name in Q[1:]),
+        *(line(n, spiked.begun, n, "usable", "seen", on=thin, size=START) for n in Q[1:]),
         inward.down("usable", "white"),
-        _on(thin, "pull_scale", low_rank.pull_scale, "white", "usable", *Q, **options),
-        _on(thin, "push_scale", low_rank.push_scale, *Q),
+        line("pull_scale", low_rank.pull_scale, "white", "usable", *Q, on=thin, damping=damping),
+        line("push_scale", low_rank.push_scale, *Q, on=thin),
         line(
             "gain",
             low_rank.size_gain,
@@ -97,37 +90,39 @@ def _sized(metric: LowRank, inward: Applied, thin: Shape) -> list[Line]:
     ]
 
 
-def _pulled(metric: LowRank, thin: Shape) -> list[Line]:
+def _pulled(metric: LowRank, thin: tuple[int, ...]) -> list[Line]:
     """Lines for what moves d, U and V, and for how far it may."""
-    pair, beta = ("pull_scale", "push_scale"), {"beta": metric.bound_beta}
-    lines = [line("bound_scale", low_rank.bound_scale, "bound_scale", "fresh", *pair, **beta)]
+    pair, beta = ("pull_scale", "push_scale"), metric.bound_beta
+    lines = [line("bound_scale", low_rank.bound_scale, "bound_scale", "fresh", *pair, beta=beta)]
     lines.append(line("change_scale", low_rank.change_scale, *pair, "scale"))
     changes = {"left": low_rank.change_left, "right": low_rank.change_right}
     for side, other in (("left", "right"), ("right", "left")):
-        pair, bound = (f"pull_{side}", f"push_{side}"), f"bound_{side}"
-        noise = {"damping": metric.damping}
+        pull, push, bound = (f"{name}_{side}" for name in ("pull", "push", "bound"))
+        reads, damping = ("white", "usable", *Q, other), metric.damping
         lines += [
-            _on(thin, pair[0], low_rank.pull, "white", "usable", *Q, other, **noise),
-            _on(thin, pair[1], low_rank.push, *Q, other),
-            _on(thin, bound, low_rank.bound, bound, "fresh", *pair, other, **beta),
-            _on(thin, f"change_{side}", changes[side], *pair, "left", "right"),
+            line(pull, low_rank.pull, *reads, on=thin, damping=damping),
+            line(push, low_rank.push, *Q, other, on=thin),
+            line(bound, low_rank.bound, bound, "fresh", pull, push, other, on=thin, beta=beta),
+            line(f"change_{side}", changes[side], pull, push, "left", "right", on=thin),
         ]
     return lines
 
 
-def _stepped(metric: LowRank, thin: Shape) -> list[Line]:
+def _stepped(metric: LowRank, thin: tuple[int, ...]) -> list[Line]:
     """Lines that move d, U and V, and make U and V of one size."""
-    pace = {name: getattr(metric, name) for name in ("rate", "last_rate", "horizon")}
-    lines = []
-    for name in Q:
-        reads = (name, f"change_{name}", f"bound_{name}", "fresh", "seen")
-        each = line(name, low_rank.stepped, *reads, **pace)
-        lines.append(each if name == "scale" else with_cost_of(each, thin))
-    lines.append(_on(thin, "gauge", low_rank.ratio, "left", "right"))
+    lines = [
+        line(
+            name,
+            low_rank.stepped,
+            *(name, f"change_{name}", f"bound_{name}", "fresh", "seen"),
+            on=None if name == "scale" else thin,
+            rate=metric.rate,
+            last_rate=metric.last_rate,
+            horizon=metric.horizon,
+        )
+        for name in Q
+    ]
+    lines.append(line("gauge", low_rank.ratio, "left", "right", on=thin))
     for name, power in (("left", -0.5), ("right", 0.5)):
-        lines.append(_on(thin, name, gauge.regauge, name, "gauge", power=power))
+        lines.append(line(name, gauge.regauge, name, "gauge", on=thin, power=power))
     return lines
-
-
-def _on(thin: Shape, result: str, op: Op, *reads: str, **options: Any) -> Line:
-    return with_cost_of(line(result, op, *reads, **options), thin)

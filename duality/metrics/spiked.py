@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from modula.duality.metrics.block_layout import Fitted
-from modula.duality.metrics.coordinates import with_cost_of
+from modula.duality.metrics.block_layout import Factor
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot, Slots
 from modula.kernels.elementwise import update
 from modula.kernels.moments import spiked
-from modula.kernels.op import Cost, Op, Shape
+from modula.kernels.op import Cost, Shape
 from modula.norms.maps.linear import Inverse, LinearMap
 from modula.norms.maps.structured import Spiked
+from modula.norms.metrics.kronecker import SpikeAndFlat
 
 
 @dataclass(frozen=True)
@@ -40,52 +40,50 @@ class InverseSpiked:
 
 
 @dataclass(frozen=True)
-class Subspace:
-    """Writes the lines that keep basis_i and the values in it, factor_i, of dim i."""
+class SpikedLines:
+    """Writes the lines that keep the basis of a factor with spikes, and its values in that basis.
 
-    fitted: Fitted
-    i: int
-    rank: int
+    shape  of the weight in blocks
+    every  steps between two renewals of the basis
+    """
+
+    factor: Factor
+    shape: tuple[int, ...]
+    every: int
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the basis."""
-        return (*self.fitted.counted, self.fitted.block[self.i], self.rank)
+    def basis_shape(self) -> tuple[int, ...]:
+        """(blocks..., d, rank)"""
+        return (*self.factor.blocks, self.factor.size, cast(SpikeAndFlat, self.factor.mode).rank)
 
     def slots(self) -> Slots:
         """First values of the basis and its image."""
-        return (
-            (f"basis_{self.i}", Slot(self.shape, diagonal=1.0)),
-            (f"image_{self.i}", Slot(self.shape)),
-        )
+        name, shape = self.factor.name, self.basis_shape
+        return (f"basis_{name}", Slot(shape, diagonal=1.0)), (f"image_{name}", Slot(shape))
 
     def average(self, read: str, beta: float, unbiased: bool, **along: Any) -> list[Line]:
         """Lines that average the values of `read`, in a basis that has just followed it."""
-        i, kind = self.i, self.fitted.kind(self.i)
-        basis, image, values, new = f"basis_{i}", f"image_{i}", f"factor_{i}", f"new_basis_{i}"
+        name, kind = self.factor.name, self.factor.kind
+        basis, image, values, new = (
+            f"{kept}_{name}" for kept in ("basis", "image", "factor", "new_basis")
+        )
         along |= {"beta": beta, "kind": kind}
+        shape: Any = {"on": self.basis_shape}
+        now_and_then: Any = {"on": self.basis_shape, "every": self.every}
         return [
-            self._on_basis(basis, spiked.begun, basis, read, "seen"),
-            self._on_weight(image, spiked.average_image, image, read, basis, "seen", **along),
-            self._rarely(new, spiked.next_subspace, image, basis, values, read),
-            self._rarely(image, spiked.carried_image, image, basis, new, values),
-            self._rarely(values, spiked.carried_values, values, basis, new, kind=kind),
-            self._rarely(basis, update.copy, new),
-            self._on_weight(
+            line(basis, spiked.begun, basis, read, "seen", **shape),
+            line(image, spiked.average_image, image, read, basis, "seen", on=self.shape, **along),
+            line(new, spiked.next_subspace, image, basis, values, read, **now_and_then),
+            # What was averaged in the old basis is seen in the new one, and so not forgotten.
+            line(image, spiked.carried_image, image, basis, new, values, **now_and_then),
+            line(values, spiked.carried_values, values, basis, new, kind=kind, **now_and_then),
+            line(basis, update.copy, new, **now_and_then),
+            line(
                 values,
                 spiked.average_values,
                 *(values, read, basis, "seen"),
+                on=self.shape,
                 **along,
                 unbiased=unbiased,
             ),
         ]
-
-    def _on_basis(self, result: str, op: Op, *reads: str, **options: Any) -> Line:
-        return with_cost_of(line(result, op, *reads, **options), self.shape)
-
-    def _on_weight(self, result: str, op: Op, *reads: str, **options: Any) -> Line:
-        return with_cost_of(line(result, op, *reads, **options), self.fitted.shape)
-
-    def _rarely(self, result: str, op: Op, *reads: str, **options: Any) -> Line:
-        each = self._on_basis(result, op, *reads, **options)
-        return replace(each, every=self.fitted.metric.every)

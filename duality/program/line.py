@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -116,6 +116,18 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def line(result: str, op: Op, *reads: str, **options: Any) -> Line:
-    """A Line, written the way it is printed."""
-    return Line(result, op, reads, tuple(options.items()))
+def line(
+    result: str,
+    op: Op,
+    *reads: str,
+    on: tuple[int, ...] | None = None,
+    every: int = 1,
+    **options: Any,
+) -> Line:
+    """A Line, written the way it is printed; `on` is its shape."""
+    return Line(result, op, reads, tuple(options.items()), on, every)
+
+
+def renamed(lines: Iterable[Line], names: Mapping[str, str]) -> tuple[Line, ...]:
+    """The same lines over other names."""
+    return tuple([each.renamed(names) for each in lines])

@@ -1,7 +1,7 @@
 """The rule for a mean that moves under the precision of its own posterior."""
 
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def posterior_mean(setting: Setting, shape: Shape) -> Derived:
     """
     metric = cast(Posterior, setting.metric)
     ess, delta = float(metric.ess), float(metric.prior)
-    moved = {"ess": ess, "delta": delta}
+    moved: dict[str, Any] = {"ess": ess, "delta": delta}
     return Derived(
         (
             line("curvature", ivon.stein_hessian, GRADIENT_TIMES_NOISE, "hessian", **moved),

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor
 
+from modula.duality.metrics.views import view_ops
 from modula.duality.program.cost import cost_of_projections
 from modula.duality.program.line import line
 from modula.duality.setting.derive import Derived, Setting, derive, derives
@@ -94,25 +95,11 @@ def scaled(setting: Setting, shape: Shape) -> Derived:
     return replace(inner, scale=inner.scale / norm.factor)
 
 
-@cache
-def view_ops(norm: Blocks, shape: tuple[int, ...]) -> tuple[Op, Op]:
-    """From weights of this shape to their blocks, and back."""
-
-    def from_blocks(x: Tensor) -> Tensor:
-        return norm.from_blocks(x, shape)
-
-    passes = elementwise_cost(0, 2)
-    return (
-        Op(f"view[{norm.pattern}]", norm.to_blocks, passes),
-        Op("view_back", from_blocks, passes),
-    )
-
-
 @derives(Blocks)
 def blockwise(setting: Setting, shape: Shape) -> Derived:
     """Each block on its own: the dual of the largest norm over blocks."""
     norm = cast(Blocks, setting.norm)
-    view, view_back = view_ops(norm, tuple(shape))
+    view, view_back = view_ops(norm.view, tuple(shape))
     block = norm.block_shape(tuple(shape))
     blocks = (prod(shape) // prod(block), *block)
     inner = derive(Setting(norm.norm), block)

@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor
 
 from modula.duality.metrics.coordinates import Coordinates, coordinates
+from modula.duality.metrics.views import view_ops
 from modula.duality.program.cost import cost_of_projections, cost_of_rounds
 from modula.duality.program.line import Line, line
 from modula.duality.rules.on_manifold import tangent_line
@@ -17,7 +18,6 @@ from modula.duality.rules.solvers.general import ROUNDS, steepest_tangent
 from modula.duality.rules.solvers.hyperplane import is_hyperplane, steepest
 from modula.duality.rules.solvers.projections import onto_ball
 from modula.duality.rules.solvers.region import steepest_in_region
-from modula.duality.rules.unconstrained import view_ops
 from modula.duality.setting.derive import Derived, Measured, Setting, derive, derives
 from modula.duality.setting.potential import Sharp, Unit, Within
 from modula.kernels.elementwise.whiten import whiten

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from metrics import DTYPE, Runner, draw, moment, once, setting
 from modula.duality.known_as import known_as
 from modula.duality.metrics.coordinates import describe
-from modula.duality.metrics.layer_layout import Matrix
 from modula.kernels.spectral.polar import exact_polar, polar
 from modula.norms import (
     Absolute,
@@ -182,14 +181,6 @@ def test_blocks_are_layers_of_their_own(
             expected[cut] = solved(metric, matrix[cut], *own)
     direction = once(metric, g, input_moment=a, output_moment=b)
     assert_close(direction.mT if metric.inputs_first else direction.flatten(1), expected)
-
-
-def test_a_side_without_a_factor_is_not_cut() -> None:
-    inputs = Matrix((8, 2), cut=("inputs",), square=True, max_dim=64)
-    assert inputs.counts == {"outputs": 1, "inputs": 1}
-    assert inputs.view is None
-    with pytest.raises(ValueError, match=r"got \(3,\): declare a metric of gradients instead"):
-        Matrix((3,))
 
 
 def transformed(metric: Metric, norm: Norm | None, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:

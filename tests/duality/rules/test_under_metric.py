@@ -16,13 +16,11 @@ from modula.duality import (
     Sharp,
     certify,
 )
-from modula.duality.metrics.block_layout import fit
 from modula.duality.metrics.coordinates import coordinates
 from modula.duality.setting.potential import Within
 from modula.kernels.spectral.polar import exact_polar
 from modula.manifolds import Euclidean, Manifold, Sphere, Stiefel
 from modula.norms import (
-    KL,
     L2,
     Dense,
     Diagonal,
@@ -151,30 +149,6 @@ def test_without_the_gauge_sizes_drift_and_with_it_the_direction_is_the_same() -
 
     assert ratio(kept) < 1e-9
     assert ratio(drifted) > 0.5
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((768, 768), "dense 768 x dense 768"),
-        ((3072, 768), "4 blocks of dense 768 x dense 768"),
-        ((768, 2304), "3 blocks of dense 768 x dense 768"),
-        ((4096, 4096), "4 blocks of dense 2048 x dense 2048"),
-        ((50257, 768), "diagonal 50257 x dense 768"),
-        ((8, 768), "dense 8 x diagonal 768"),
-        ((64, 64, 3, 3), "9 blocks of dense 64 x dense 64"),
-        ((1, 24), "dense 24"),
-    ],
-    ids=str,
-)
-def test_a_metric_fits_itself_to_a_shape(shape: tuple[int, ...], expected: str) -> None:
-    """Square blocks; a diagonal where a dense factor is too wide or cannot be estimated."""
-    metric = Kronecker(memory=Memory(0.95))
-    assert str(fit(metric, shape)) == expected
-    found = coordinates(metric, shape, True)
-    if found.view is not None:
-        x = torch.empty(shape, device="meta")
-        assert found.view.from_blocks(found.view.to_blocks(x), shape).shape == shape
 
 
 def test_blocks_are_weights_of_their_own() -> None:
@@ -386,8 +360,3 @@ def test_kl_is_the_smallest_of_the_kronecker_estimates() -> None:
         torch.kron(rows / 5, columns / 3),
     ]
     assert all(divergence(ours) < divergence(other) for other in others)
-
-
-def test_modes_for_another_number_of_dims_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 modes for a weight of 3 dims"):
-        fit(Kronecker((Dense(), Flat()), fit=KL()), (3, 4, 5))
