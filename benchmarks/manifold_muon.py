@@ -28,26 +28,29 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from modula import recipes
+from modula.kernels.spectral.bound import spectral_bound
+from modula.kernels.spectral.clip import spectral_clip
 from modula.kernels.spectral.near_polar import near_polar
 from modula.kernels.spectral.polar import polar
 from modula.kernels.spectral.polynomials import PolarExpress
-from modula.kernels.tangent.stiefel import stiefel_map
-from modula.kernels.tangent.stiefel_admm import admm_direction
+from modula.kernels.spectral.products import symmetric
+from modula.kernels.tangent.stiefel import POLAR, stiefel_map
 from modula.kernels.tangent.stiefel_bound import _search, stiefel_dual_bound
 
 RESULTS = Path(__file__).parent / "results" / "manifold_muon.md"
 SHAPES = ((768, 768), (768, 256), (3072, 768), (256, 768), (768, 3072))
 SAMPLES = (1, 5, 20, 40)  # steps whose directions are certified; other methods at the last one
 MSIGN = PolarExpress(steps=10, lower=1e-3, safety=1.01)
+ROUNDS, RHO, RELAXATION = 10, 0.5, 1.7  # of ADMM
 Method = Callable[[Tensor, Tensor], Tensor]
 
 
-def symmetric(x: Tensor) -> Tensor:
-    return (x + x.mT) / 2
+def to_tangent(w: Tensor, x: Tensor) -> Tensor:
+    return x - w @ symmetric(w.mT @ x)
 
 
 def made_feasible(w: Tensor, a: Tensor) -> Tensor:
-    a = a - w @ symmetric(w.mT @ a)
+    a = to_tangent(w, a)
     return a / sigma_max(a).clamp(min=1.0)
 
 
@@ -57,7 +60,7 @@ def sigma_max(a: Tensor) -> Tensor:
 
 def one_shot(w: Tensor, g: Tensor) -> Tensor:
     """The polar factor of the tangent part."""
-    return polar(g - w @ symmetric(w.mT @ g), polynomials=MSIGN)
+    return polar(to_tangent(w, g), polynomials=MSIGN)
 
 
 def dual_ascent(w: Tensor, g: Tensor) -> Tensor:
@@ -71,8 +74,29 @@ def dual_ascent(w: Tensor, g: Tensor) -> Tensor:
 
 
 def clip_admm(w: Tensor, g: Tensor) -> Tensor:
-    one = torch.ones(1, 1)
-    return admm_direction(w, g, one, 1e-6 * one)
+    """ADMM on the two constraints, sigma_max(A) <= 1 and W^T A + A^T W = 0.
+
+        M  = T + W sym(W^T (Omega - A / rho))              T = tangent part of G, unit rms sigma
+        A' = clip(A + rho (relaxation M + (1 - relaxation) Omega))      sigma -> min(sigma, 1)
+        Omega' = what A' - A leaves of the clip's argument, over rho
+
+    A has sigma_max <= 1 in every round and is tangent in the limit.
+
+    Source: Boyd et al. 2011, Distributed Optimization and Statistical Learning via ADMM, sections
+    3.1 and 3.4.3.
+    """
+    # Twice: the first time may cancel nearly all of g, and what is left need not be tangent yet.
+    t = to_tangent(w, to_tangent(w, g / g.abs().amax()))
+    t = omega = t * (t.shape[-1] ** 0.5 / torch.linalg.matrix_norm(t))
+    a = polar(t, **POLAR)
+    for _ in range(ROUNDS):
+        m = t + w @ symmetric(w.mT @ (omega - a / RHO))
+        relaxed = RELAXATION * m + (1 - RELAXATION) * omega
+        clipped = spectral_clip(a + RHO * relaxed, high=1.0, **POLAR)
+        omega, a = relaxed + (a - clipped) / RHO, clipped
+    # Not the polar factor of G + W S: where m is odd and m < 2 n, the best A is not orthonormal.
+    a = to_tangent(w, a)
+    return a / spectral_bound(a)
 
 
 def gram_irls(w: Tensor, g: Tensor) -> Tensor:
@@ -83,7 +107,7 @@ def gram_irls(w: Tensor, g: Tensor) -> Tensor:
 METHODS: dict[str, Method] = {
     "project, then polar": one_shot,
     "dual ascent, 100 steps": dual_ascent,
-    "clip-form ADMM, 10 rounds": clip_admm,
+    f"clip-form ADMM, {ROUNDS} rounds": clip_admm,
     "Gram IRLS, 8 rounds": gram_irls,
     "stiefel_map (this library)": stiefel_map,
 }

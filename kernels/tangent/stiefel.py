@@ -29,7 +29,7 @@ from modula.kernels.tangent.stiefel_split import split_direction
 NOISE = 32.0  # a tangent part below this many roundings of G is no direction at all
 DRIFT = 4.0  # nor is one below this many times the distance of W from the manifold
 
-# Nearer than Muon's five steps, which leave a gap of their own; rounds of ADMM stall with those.
+# Nearer than Muon's five steps, which leave a gap of their own.
 POLAR = {"polynomials": PolarExpress(steps=7, lower=1e-3, safety=1.01, schatten=8)}
 
 

@@ -9,11 +9,8 @@ from torch.testing import assert_close
 from modula.kernels.op import Locality
 from modula.kernels.spectral.polar import polar
 from modula.kernels.tangent.stiefel import POLAR, stiefel_map
-from modula.kernels.tangent.stiefel_admm import admm_direction
 from modula.kernels.tangent.stiefel_bound import stiefel_dual_bound
 from strategies import batches, seeds
-
-PARITY_TRAPS = [(3, 2), (5, 3), (7, 4), (9, 8), (33, 18)]
 
 
 def orthonormal(x: Tensor) -> Tensor:
@@ -30,11 +27,6 @@ def value(g: Tensor, a: Tensor) -> Tensor:
     return (g * a).sum((-2, -1))
 
 
-def admm(w: Tensor, g: Tensor, iterations: int) -> Tensor:
-    one = torch.ones(1, 1, dtype=g.dtype)
-    return admm_direction(w, g, one, 1e-12 * one, iterations)
-
-
 def assert_feasible(w: Tensor, a: Tensor, tolerance: float = 1e-9) -> None:
     w, a = w.double(), a.double()
     slope = w.mT @ a + a.mT @ w
@@ -47,10 +39,11 @@ def test_three_by_two_by_hand() -> None:
     w = torch.eye(3, 2, dtype=torch.float64)
     g = torch.tensor([[3.0, 4.0], [0.0, 5.0], [1.0, 2.0]], dtype=torch.float64)
     best = torch.tensor([[0.0, 4.0], [-4.0, 0.0], [1.0, 2.0]], dtype=torch.float64) / 21**0.5
-    a = admm(w, g, 100)
+    assert_feasible(w, best)
+    assert_close(value(g, best), stiefel_dual_bound(w, g), rtol=1e-4, atol=0)
+    a = stiefel_map(w, g)
     assert_feasible(w, a)
-    assert_close(a, best, atol=1e-3, rtol=0)
-    assert_close(value(g, a), torch.tensor(21.0, dtype=torch.float64).sqrt(), rtol=1e-4, atol=0)
+    assert value(g, a) > 0.93 * value(g, best)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 16, 33])
@@ -96,38 +89,6 @@ def spectra(m: int, n: int, kind: str) -> Tensor:
         return gaussian(4, m, 2, seed=2) @ gaussian(4, 2, n, seed=3) + 0.1 * g
     u, s, vh = torch.linalg.svd(g, full_matrices=False)
     return g if kind == "Gaussian" else (u / torch.arange(1, n + 1)) @ vh
-
-
-# The share of the best value that is certified after so many rounds, worst of four.
-SHARES_OF_ADMM = [
-    (64, 32, "Gaussian", (0.90, 0.96, 0.985, 0.997)),
-    (64, 32, "1/i", (0.86, 0.92, 0.975, 0.995)),
-    (64, 32, "rank 2 + noise", (0.93, 0.93, 0.98, 0.995)),
-    (128, 32, "Gaussian", (0.95, 0.98, 0.997, 0.999)),
-]
-
-
-@pytest.mark.parametrize(("m", "n", "kind", "shares"), SHARES_OF_ADMM, ids=str)
-def test_certified_share_of_the_best_value_after_rounds_of_admm(
-    m: int, n: int, kind: str, shares: tuple[float, ...]
-) -> None:
-    w, g = orthonormal(gaussian(4, m, n)), spectra(m, n, kind)
-    bound = stiefel_dual_bound(w, g)
-    for iterations, share in zip((1, 3, 10, 50), shares, strict=True):
-        reached = value(g, admm(w, g, iterations)) / bound
-        assert (reached <= 1 + 1e-6).all()
-        assert reached.min() >= share, f"{iterations} rounds: {reached}"
-
-
-@pytest.mark.parametrize(("m", "n"), PARITY_TRAPS, ids=str)
-def test_odd_shapes(m: int, n: int) -> None:
-    """Where the dual solution is singular, and polar(G + W S) would be infeasible."""
-    w, g = orthonormal(gaussian(4, m, n)), gaussian(4, m, n, seed=1)
-    bound = stiefel_dual_bound(w, g, 20)
-    for iterations, share in ((10, 0.98), (100, 0.998)):
-        a = admm(w, g, iterations)
-        assert_feasible(w, a)
-        assert (value(g, a) >= share * bound).all(), value(g, a) / bound
 
 
 # Without iterating, worst of four: the nearer to m = 2 n, the more is missing.
