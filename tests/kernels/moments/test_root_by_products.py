@@ -140,9 +140,9 @@ def test_the_fewest_polynomials_are_enough_and_one_less_is_not() -> None:
         polynomials = fewest(lower, roundoff)
         s = torch.logspace(torch.tensor(lower).log10().item(), 0, 999, dtype=torch.float64)
         assert (polynomials(s / SAFETY) - 1).abs().max() <= 5 * roundoff
-    assert len(fewest(LOWER, EPS)) == 7
+    assert len(fewest(LOWER, EPS).terms) == 7
     for lower in (1e-7, 1e-3, 0.17378008287493762, 0.99):
-        assert len(fewest(lower, 2.2e-16)) <= 16
+        assert len(fewest(lower, 2.2e-16).terms) <= 16
 
 
 def test_it_takes_seven_rounds_of_four_products() -> None:
