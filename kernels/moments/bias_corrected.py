@@ -1,4 +1,4 @@
-r"""Inverses of estimates, less the bias that their noise gives them.
+r"""Inverses and inverse roots of noisy estimates, corrected for their bias.
 
     E f(x) = f(mean) + f''(mean) Var(x) / 2 + ...
 
@@ -26,7 +26,8 @@ def less_bias(x: Tensor, variance: Tensor, power: float) -> Tensor:
 
 
 def scatter(x: Tensor, dim: int = 0) -> Tensor:
-    """Mean square distance from the mean, along `dim`: Tensor.var took ten times as long."""
+    """Mean square distance from the mean, along `dim`."""
+    # Tensor.var took ten times as long.
     return (x - x.mean(dim, keepdim=True)).square().mean(dim)
 
 
@@ -47,7 +48,7 @@ def without_each(parts: Tensor, dim: int = 0) -> Tensor:
 
 
 def as_stepped_plain(gradient: Tensor, parts: Tensor) -> Tensor:
-    """The g_r times what their mean was multiplied by since: clipped, unscaled, or negated.
+    """Microbatch gradients g_r, scaled as their mean was since: by clipping, unscaling, negation.
 
         c g_r,   c = <g, mean> / <mean, mean>
 
@@ -194,7 +195,7 @@ def _newest(seen: Tensor, beta: float, unbiased: bool) -> Tensor:
 
 
 def _each(plain: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
-    """An op over lists of tensors: one weight at a time, since parts are M times its size."""
+    """A foreach twin that takes one weight at a time, since parts are M times its size."""
 
     def foreach(*lists: list[Tensor], **options: Any) -> list[Tensor]:
         return [plain(*tensors, **options) for tensors in zip(*lists, strict=True)]
@@ -203,7 +204,7 @@ def _each(plain: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
 
 
 def _op(name: str, plain: Callable[..., Tensor], flops: float, passes: int) -> Op:
-    """What the parts do counts as if there were one."""
+    """An op over the parts of each weight; its cost is that of one part."""
     return Op(name, plain, elementwise_cost(flops, passes), foreach=_each(plain))
 
 

@@ -1,4 +1,4 @@
-r"""Following the eigenvectors of an averaged factor, and carrying second moments along."""
+r"""Eigenvectors of averaged factors, followed step by step; second moments in a new basis."""
 
 from collections.abc import Callable
 from math import prod
@@ -42,12 +42,13 @@ def renewed_basis(
     tolerance: float,
     iterate: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """next_basis with any iterate(Q, S Q) of the sorted columns; a NaN in it leaves Q."""
+    """The next basis by a given iterate(Q, S Q) of the sorted columns; where it is NaN, Q stays."""
     size = factor.abs().amax((-2, -1), keepdim=True)
     usable = size.isfinite() & (size > 0)
     unit = torch.where(usable, factor / size, 0.0)
     product, is_young = unit @ basis, step <= young
-    if bool(is_young.all()):  # on the host
+    # `step` stands on the host: to look at it waits for no device.
+    if bool(is_young.all()):
         found = eigen(unit)[1].flip(-1)
     else:
         found = iterate(*_sorted(basis, product))
@@ -62,6 +63,7 @@ def renewed_basis(
 
 def _sorted(basis: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
     """Q and S Q, with the columns of the largest q^T S q first."""
+    # The first columns of an orthogonal iteration converge first: they are to be the largest.
     order = (basis * product).sum(-2).argsort(dim=-1, stable=True, descending=True)
     order = order.unsqueeze(-2).expand_as(product)
     return basis.gather(-1, order), product.gather(-1, order)

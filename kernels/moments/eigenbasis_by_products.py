@@ -1,4 +1,4 @@
-r"""Following eigenvectors where decompositions are slow: rotations by the gaps, CholeskyQR."""
+r"""Eigenvectors followed by matrix products alone: first-order rotations and CholeskyQR."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ SHIFT = 2e-6  # of ||S||_F, added to S: columns of S Q can be parallel, those of
 def next_basis_by_products(
     factor: Tensor, basis: Tensor, step: Tensor, *, young: int, tolerance: float
 ) -> Tensor:
-    """next_basis_plain with other iterates: the device is waited for in the first steps only.
+    """next_basis_plain with other iterates, which wait for the device in the first steps only.
 
     Where the share of B = Q^T S Q off its diagonal is at most NEAR, Q + Q X, with X the rotation by
     the gaps; elsewhere S Q; the columns of both by CholeskyQR.  The errors of the first are

@@ -1,6 +1,6 @@
 r"""Factors K of S_i^-p = K K^T: a matrix (..., d, d), its diagonal (..., d), or its blocks.
 
-What is kept of the matrix is said by its `kind`; all dims before it count blocks and weights.
+The `kind` of a factor says how it is stored; all dims before it count blocks and weights.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 
 
 def gain_of(size: Tensor, fresh: Tensor, seen: Tensor, beta: float) -> Tensor:
-    """By which number S is to be multiplied for its size to be an average over the samples: (...)
+    """The number that makes the size of S an average over the samples, multiplied with S: (...)
 
         q = 1 - w + w r
 
@@ -82,7 +82,7 @@ def transposed_square(factor: Tensor, kind: Pattern) -> Tensor:
 def product_cost(
     shape: Shape, itemsize: int = 4, *, kind: Pattern, products: int = 1, **options: Any
 ) -> Cost:
-    """Of so many products of two factors."""
+    """Cost of so many products of two factors."""
     width = 1 if kind.ndim == 1 else shape[-1]
     return Cost(2.0 * products * prod(shape) * width, 3.0 * itemsize * products * prod(shape))
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from modula.kernels.moments.samples import over
 from modula.kernels.moments.structure import Pattern, Structure
 from modula.kernels.op import Op, elementwise_cost
 
@@ -26,7 +27,7 @@ def excess(sizes: Sequence[Tensor]) -> Tensor:
 
 def regauge_plain(x: Tensor, gauge: Tensor, *, power: float) -> Tensor:
     """gauge^power x"""
-    return gauge[(..., *(None,) * (x.ndim - gauge.ndim))] ** power * x
+    return over(gauge, x) ** power * x
 
 
 def factor_gauge_plain(factor: Tensor, *others: Tensor, kinds: tuple[Pattern, ...]) -> Tensor:

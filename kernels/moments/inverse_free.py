@@ -28,7 +28,7 @@ from modula.kernels.op import Cost, Op, Shape
 
 
 def seen_moment_plain(white: Tensor, *, dim: int, ndim: int, share: float, kind: Pattern) -> Tensor:
-    """U_i = share mat_i(X) mat_i(X)^T for X = G x_1 K_1^T ... x_k K_k^T, as much as K_i keeps."""
+    """U_i = share mat_i(X) mat_i(X)^T for X = G x_1 K_1^T ... x_k K_k^T, the entries K_i has."""
     return moment_along(white, kind, dim=dim, ndim=ndim, share=share)
 
 
@@ -83,6 +83,7 @@ def group_step_plain(
     Where K is triangular, M is replaced by the triangular X with X + X^T = 2 M: K K^T moves by the
     same to first order.
     """
+    # Clipped as a whole: in these coordinates lengths mean the same along every direction.
     length = torch.linalg.vector_norm(speed, dim=kind.dims)
     change = speed * over(-rate * fresh / (length / limit).clamp(min=1), speed)
     root = grown(root, kind.generator(change), kind)

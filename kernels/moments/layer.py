@@ -1,6 +1,6 @@
-"""What is made of the statistics of a layer: averaged factors, and curvature in their eigenbasis.
+"""Averaged second moments of a layer's inputs and output gradients, and their eigenbases.
 
-A statistic that is not finite, or no second moment, is no sample: what is averaged stays.
+A statistic that is not finite, or no second moment, is no sample: the average stays.
 """
 
 from collections.abc import Callable

@@ -65,6 +65,7 @@ def spectral_guess(x: Tensor) -> Tensor:
 
     Two power iterations from the column of the largest diagonal entry.
     """
+    # Not a drawn start: equal samples give equal steps, and this column is zero only where x is.
     at = x.diagonal(dim1=-2, dim2=-1).argmax(-1)
     v = x.take_along_dim(at[..., None, None], -1)
     for _ in range(2):

@@ -1,4 +1,4 @@
-r"""Inverse roots of averaged second moments: (S + damping)^-p, kept as they were where S is bad."""
+r"""Inverse roots (S + damping)^-p of averaged second moments; where S has none, the last stays."""
 
 from collections.abc import Callable
 
@@ -30,10 +30,11 @@ def inverse_root_plain(
     finite, has no positive eigenvalue or cannot be decomposed, in float64 neither, the previous
     root stays.
 
-    roots  what is made of eigenvalues in place of their power -power
+    roots  function of the eigenvalues that stands in for their power -power
     """
     size, usable, unit = unit_factor(factor)
     values, basis = eigen(unit)
+    # Rounding leaves eigenvalues below zero, whose powers would be NaN.
     floor = SMALLEST * torch.finfo(factor.dtype).eps * values[..., -1:]
     damped = torch.maximum(values, floor) + damping
     inverse = damped**-power if roots is None else roots(damped, basis)
@@ -48,6 +49,7 @@ def unit_factor(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     (..., d, d) -> (...), (...), (..., d, d)
     """
+    # Of unit size first: powers of very small or large eigenvalues leave the range of float32.
     size = mean_eigenvalue(factor, 2)
     usable = size.isfinite() & (size > 0) & factor.isfinite().all((-2, -1))
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
@@ -81,7 +83,7 @@ def of_blocks(
     damping: float,
     trace_power: float = 0.0,
 ) -> Tensor:
-    """A root of matrices, taken of blocks on a diagonal: (..., count, b, b).
+    """Inverse roots of the blocks on a diagonal, each by `root`: (..., count, b, b).
 
     Each is damped in units of its own; trace(S) is that of all of them.
     """

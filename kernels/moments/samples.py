@@ -1,4 +1,4 @@
-r"""Which samples count: gradients and moments that are finite and not zero.
+r"""Samples that count: gradients and moments that are finite and not zero.
 
 A gradient that is exactly zero carries no sample: factors stay as they are, and so does the count
 `seen` that unbiased averages weigh by.  A layer may be frozen, or unused, for long.
@@ -19,7 +19,7 @@ def entries(x: Tensor, counted: Tensor) -> Tensor:
 
 
 def over(x: Tensor, factor: Tensor) -> Tensor:
-    """x: (...) with as many dims behind it as multiply a factor."""
+    """x: (...) with ones appended to its shape, so that it multiplies a factor."""
     return x[(..., *(None,) * (factor.ndim - x.ndim))]
 
 
@@ -48,7 +48,7 @@ def tally_plain(seen: Tensor, gradient: Tensor) -> Tensor:
 
 
 def tally_moment_plain(seen: Tensor, moment: Tensor) -> Tensor:
-    """seen + 1 where the moment is one, and not zero.  seen: (...), moment: (..., d, d)"""
+    """seen + 1 where the moment is usable and not zero.  seen: (...), moment: (..., d, d)"""
     return tally_plain(seen, usable_moment_plain(moment, seen))
 
 
@@ -58,14 +58,12 @@ def fresh_plain(sample: Tensor, seen: Tensor) -> Tensor:
 
 
 def usable_plain(sample: Tensor, seen: Tensor) -> Tensor:
-    """The sample, or zero, which is none, where its mean square is not finite."""
+    """The sample, or zero where its mean square is not finite: zero counts as no sample."""
     return sample.where(over(has_finite_square(sample, seen), sample), 0.0)
 
 
 def usable_moment_plain(moment: Tensor, seen: Tensor, *others: Tensor) -> Tensor:
-    """The moment, or zero, where it or another one is not finite or has a negative entry of its
-    diagonal.
-    """
+    """The moment, or zero where it or another one is not finite or has a negative diagonal."""
     usable = reduce(and_, (is_moment(each, seen) for each in (moment, *others)))
     return moment.where(over(usable, moment), 0.0)
 

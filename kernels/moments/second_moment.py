@@ -1,9 +1,6 @@
 r"""Second moments of a gradient along one of its dims, averaged over steps.
 
-    M = share * mat_i(H) mat_i(H)^T      mat_i(H): dim i of the weight as rows, others as columns
-
-A gradient that is exactly zero carries no sample: factors stay as they are, and so does the count
-`seen` that unbiased averages weigh by. A layer may be frozen, or unused, for long.
+M = share * mat_i(H) mat_i(H)^T      mat_i(H): dim i of the weight as rows, others as columns
 """
 
 from math import prod
@@ -12,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.kernels.moments.samples import entries
+from modula.kernels.moments.samples import entries, over
 from modula.kernels.moments.structure import Pattern, Structure
 from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 
@@ -48,7 +45,7 @@ def average_moment(
         return factor + new
     is_sample = entries(new != 0, seen).any(-1)
     weight = torch.where(is_sample, step_weight(seen, beta, unbiased), 0.0)
-    return factor + weight[(..., *(None,) * (new.ndim - seen.ndim))] * (new - factor)
+    return factor + over(weight, new) * (new - factor)
 
 
 def average_gram_plain(
@@ -69,7 +66,7 @@ def average_gram_plain(
     """
     new = moment(x, kind, dim=dim, ndim=ndim, share=share)
     usable = entries(new, seen).isfinite().all(-1)
-    new = new.where(usable[(..., *(None,) * (new.ndim - seen.ndim))], 0.0)
+    new = new.where(over(usable, new), 0.0)
     return average_moment(factor, new, seen, beta=beta, unbiased=unbiased)
 
 

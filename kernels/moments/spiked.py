@@ -25,7 +25,7 @@ from modula.kernels.op import Cost, Op, Shape, elementwise_cost
 
 @dataclass(frozen=True, repr=False)
 class SpikedMatrix(Structure):
-    """d = `size`, of which `rank` eigenvalues are apart: kept as `values`, (..., rank + 1)."""
+    """`rank` eigenvalues, and one for all others of `size`: stored as `values`, (..., rank + 1)."""
 
     size: int
     rank: int
@@ -92,6 +92,7 @@ def next_subspace_plain(image: Tensor, basis: Tensor, values: Tensor, x: Tensor)
     """
     usable = image.isfinite().all((-2, -1)) & (image != 0).any((-2, -1))
     usable = (usable & entries(x != 0, usable).any(-1))[..., None, None]
+    # QR keeps the span of leading columns: the largest spikes are turned least.
     order = values[..., :-1].argsort(dim=-1, stable=True, descending=True)
     columns = image.gather(-1, order.unsqueeze(-2).expand_as(image))
     found = torch.linalg.qr(torch.where(usable, columns, basis))[0]

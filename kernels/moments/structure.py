@@ -1,4 +1,4 @@
-r"""What a d x d matrix along one dim of a weight is kept as: whole, as its diagonal, or as blocks.
+r"""How a d x d matrix along one dim of a weight is stored: full, as its diagonal, or as blocks.
 
 All dims before those of the matrix are a batch: they count the blocks of a weight, and weights.
 """
@@ -14,13 +14,13 @@ from modula.kernels.spectral.products import gram
 
 
 class Structure(ABC):
-    """Some of the d x d matrices, I among them, each kept as a tensor of `ndim` dims."""
+    """A set of d x d matrices that contains I, each stored as a tensor of `ndim` dims."""
 
     ndim: ClassVar[int]
 
     @abstractmethod
     def shape(self, size: int) -> tuple[int, ...]:
-        """Of what is kept of a matrix of this size."""
+        """Shape of what is stored of a matrix of this size."""
 
     @abstractmethod
     def width(self, size: int) -> int:
@@ -40,11 +40,11 @@ class Structure(ABC):
 
 
 class Pattern(Structure):
-    """The matrices that are zero outside of some entries."""
+    """The matrices with a given pattern of zeros."""
 
     @abstractmethod
     def diagonal(self, x: Tensor) -> Tensor:
-        """(..., d)"""
+        """The diagonal: (..., d)"""
 
     @abstractmethod
     def part_of(self, matrix: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Pattern(Structure):
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Those of the matrix, counted from the last."""
+        """The dims of the matrix, counted from the last."""
         return tuple(range(-self.ndim, 0))
 
     def add_identity_(self, x: Tensor, size: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Pattern(Structure):
 
 @dataclass(frozen=True, repr=False)
 class FullMatrix(Pattern):
-    """The whole of it: (..., d, d).
+    """All matrices: (..., d, d).
 
     lower  whether it is lower triangular; moments, which are symmetric, are kept whole then too
     """
@@ -114,7 +114,7 @@ class FullMatrix(Pattern):
 
 @dataclass(frozen=True, repr=False)
 class DiagonalMatrix(Pattern):
-    """Its diagonal: (..., d)."""
+    """Diagonal matrices: (..., d)."""
 
     ndim: ClassVar[int] = 1
 
@@ -142,7 +142,7 @@ class DiagonalMatrix(Pattern):
 
 @dataclass(frozen=True, repr=False)
 class BlockMatrix(Pattern):
-    """Equal blocks on its diagonal, `count` of them: (..., count, d / count, d / count)."""
+    """Block-diagonal matrices of `count` equal blocks: (..., count, d / count, d / count)."""
 
     count: int
     ndim: ClassVar[int] = 3
