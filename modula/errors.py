@@ -14,6 +14,11 @@ class Diverged(UserError):
     """A training run stopped at a loss or weight that is not finite."""
 
 
+def nearest(word: str, known: Iterable[str], count: int = 2, cutoff: float = 0.5) -> list[str]:
+    """At most `count` known words that are like an unknown one, the nearest first."""
+    return get_close_matches(word, known, count, cutoff)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The known words nearest to an unknown one, as the end of an error message.
 
@@ -21,7 +26,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     'did you mean muon? (known: muon, lion)'
     """
     known = list(known)
-    near = get_close_matches(word, known, n=2, cutoff=0.5)
+    near = nearest(word, known)
     question = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{question}(known: {', '.join(known)})"
 

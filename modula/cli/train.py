@@ -10,7 +10,14 @@ from modula.cli.console import exit_on_user_error, option, screen
 from modula.errors import UserError
 from modula.recipes import RECIPES
 from modula.training.config import Config, read_toml
-from modula.training.experiment import begin, configs_in, contenders, find, run_all, text_for
+from modula.training.experiment import (
+    configs_in,
+    contenders,
+    folder_to_resume,
+    new_folder,
+    run_all,
+    text_for,
+)
 
 KEYS = tuple(field.name for field in fields(Config))
 
@@ -100,7 +107,7 @@ def train(
         names = [*(compare or []), *(words or [])]
         if resume:
             refuse_settings(chosen, "--compare" if compare else "--config" if config else "")
-            folder = find(words or [], out)
+            folder = folder_to_resume(words or [], out)
             configs = configs_in(folder)
             text = text_for(configs)
         elif words and not compare:
@@ -109,7 +116,7 @@ def train(
             base = {**(read_toml(config) if config else {}), **chosen}
             configs = contenders(base, names)
             text = text_for(configs)
-            folder = begin(out, configs)
+            folder = new_folder(out, configs)
         run_all(folder, configs, text, screen())
 
 

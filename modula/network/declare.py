@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from modula.errors import nearest
 from modula.manifolds.base import Manifold
 from modula.network.geometry import Geometry, geometries
 from modula.norms.base import Norm
@@ -208,7 +208,7 @@ def _with_overrides(
     for key in overrides:
         if key not in used:
             names = [name for name, _ in model.named_parameters()]
-            near = get_close_matches(str(key), [*names, *ROLES], n=3, cutoff=0.3)
+            near = nearest(str(key), [*names, *ROLES], count=3, cutoff=0.3)
             raise ValueError(
                 f"the override {key!r} covers no weight; "
                 f"the nearest names are {', '.join(near) or ', '.join(names[:3])}"

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modula.duality.program import names
 
-class Running(ABC):
+
+class Accumulator(ABC):
     """Base of accumulators: counts of rows and loss terms, and what is kept of the rows."""
 
     def __init__(self) -> None:
@@ -37,7 +39,7 @@ class Running(ABC):
         """The accumulated value for rows times `scale`; sums are divided by `count`."""
 
 
-class Moment(Running):
+class Moment(Accumulator):
     """sum of r r^T over the rows r, divided by their count: (features, features)."""
 
     def __init__(self) -> None:
@@ -53,7 +55,7 @@ class Moment(Running):
         return self._total * (scale**2 / count)
 
 
-class Rows(Running):
+class Rows(Accumulator):
     """The rows themselves, in the order in which they came: (rows, features)."""
 
     def __init__(self) -> None:
@@ -72,7 +74,7 @@ class Statistic:
     """One statistic: which rows of a layer it sees, and the accumulator that keeps them."""
 
     share: Callable[[Tensor], Tensor]
-    running: type[Running]
+    accumulator: type[Accumulator]
 
 
 def expand(x: Tensor) -> Tensor:
@@ -102,12 +104,12 @@ OUTPUTS = {  # of e = terms * dL/dy, what comes back to its output
     "reduced_output_moment": Statistic(sum_positions, Moment),
     "reduced_output_gradients": Statistic(sum_positions, Rows),
 }
-MICROBATCH_GRADIENTS = "microbatch_gradients"
-GRADIENT_TIMES_NOISE = "gradient_times_noise"
+MICROBATCH_GRADIENTS = names.MICROBATCHES
+GRADIENT_TIMES_NOISE = names.GRADIENT_TIMES_NOISE
 SAMPLED = "sampled_"  # before a name: of the passes at sampled labels, and of no other
-OF_MICROBATCHES = (MICROBATCH_GRADIENTS, SAMPLED + MICROBATCH_GRADIENTS)
+OF_MICROBATCHES = (MICROBATCH_GRADIENTS, names.SAMPLED_MICROBATCHES)
 OF_WEIGHTS = (*OF_MICROBATCHES, GRADIENT_TIMES_NOISE)  # of the weight itself: any has them
 FROM_LAYERS = {**INPUTS, **OUTPUTS}
 KNOWN = (*FROM_LAYERS, *(SAMPLED + name for name in FROM_LAYERS), *OF_WEIGHTS)
-_ROWS = [name for name, kind in FROM_LAYERS.items() if kind.running is Rows]
+_ROWS = [name for name, kind in FROM_LAYERS.items() if kind.accumulator is Rows]
 ROWS = [before + name for before in ("", SAMPLED) for name in _ROWS]

@@ -18,7 +18,7 @@ from modula.statistics.accumulators import (
     OF_WEIGHTS,
     OUTPUTS,
     SAMPLED,
-    Running,
+    Accumulator,
     Statistic,
 )
 from modula.statistics.hooks import observe
@@ -77,7 +77,7 @@ class Collector:
         ]
         self._expected: Mapping[str, Collection[str]] = self._wanted
         self._paused, self._pass = False, ""
-        self._running: dict[tuple[str, str], Running] = {}
+        self._accumulators: dict[tuple[str, str], Accumulator] = {}
         self._microbatches = _no_microbatches()
         self._noises: Mapping[str, Tensor] = {}
         self._products: dict[str, Tensor] = {}
@@ -101,24 +101,24 @@ class Collector:
         loss_scale   by which a GradScaler multiplied the loss
         """
         taken: Statistics = {name: {} for name in self._wanted}
-        for (name, statistic), running in self._running.items():
+        for (name, statistic), accumulator in self._accumulators.items():
             if statistic.removeprefix(SAMPLED) in INPUTS:
-                taken[name][statistic] = running.value(1.0, running.rows)
+                taken[name][statistic] = accumulator.value(1.0, accumulator.rows)
             else:
-                count = running.terms if terms is None else terms
-                taken[name][statistic] = running.value(count / loss_scale, count)
+                count = accumulator.terms if terms is None else terms
+                taken[name][statistic] = accumulator.value(count / loss_scale, count)
         for before, microbatches in self._microbatches.items():
             for name, gradients in microbatches.values(loss_scale).items():
                 taken[name][before + MICROBATCH_GRADIENTS] = gradients
         for name, product in self._products.items():
             taken[name][GRADIENT_TIMES_NOISE] = product / loss_scale
-        self._running, self._microbatches, self._products = {}, _no_microbatches(), {}
+        self._accumulators, self._microbatches, self._products = {}, _no_microbatches(), {}
         return {name: statistics for name, statistics in taken.items() if statistics}
 
     def forget(self) -> None:
         """Drop what was seen outside `sampled`, such as in a step that is left out."""
-        kept = {key: each for key, each in self._running.items() if key[1].startswith(SAMPLED)}
-        self._running, self._products = kept, {}
+        kept = {key: each for key, each in self._accumulators.items() if key[1].startswith(SAMPLED)}
+        self._accumulators, self._products = kept, {}
         self._microbatches[""] = Microbatches()
 
     def expect(self, statistics: Mapping[str, Collection[str]]) -> None:
@@ -219,7 +219,7 @@ class Collector:
             rows = table[statistic].share(x)
             terms = min(len(rows), owner.reader.terms(*x.shape[:2]))
             key = (name, self._pass + statistic)
-            self._running.setdefault(key, table[statistic].running()).add_(rows, terms)
+            self._accumulators.setdefault(key, table[statistic].accumulator()).add_(rows, terms)
 
 
 def _checked(name: str, wanted: Collection[str], weights: dict[str, nn.Parameter]) -> list[str]:

@@ -5,13 +5,14 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from inspect import signature
-from math import isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from modula.errors import UserError, disk_errors_in_words, suggest
+from modula.norms.checks import in_words, is_kind
 from modula.optimizer.automatic import Automatic
 from modula.recipes import RECIPES
 
@@ -69,8 +70,13 @@ class Config:
     norms_every: int = 10
 
     def __post_init__(self) -> None:
+        if isinstance(self.lr, float | int) and not 0 < self.lr < inf:
+            raise UserError(f"lr must be a positive number, not {self.lr}")
         for field in fields(self):
-            _check_type(field.name, field.type, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if not is_kind(value, field.type):
+                wanted = in_words(field.type).removesuffix(" or None")
+                raise UserError(f"{field.name} must be {wanted}, not {value!r}")
         for name in ("width", "depth", "heads", "context", "batch", "steps", "validate_every",
                      "checkpoint_every", "norms_every"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -92,8 +98,6 @@ class Config:
             raise UserError(
                 f"unknown optimizer {self.optimizer!r}: {suggest(self.optimizer, RECIPES)}"
             )
-        if self.lr is not None and not (isfinite(self.lr) and self.lr > 0):
-            raise UserError(f"lr must be a positive number, not {self.lr}")
         if self.lr is not None and chooses_lr(self.optimizer):
             raise UserError(
                 f"{self.optimizer} chooses its own learning rate: leave out lr = {self.lr} "
@@ -133,13 +137,6 @@ def parse_options(text: str) -> dict[str, Any]:
 def chooses_lr(optimizer: str) -> bool:
     """Whether a recipe finds its learning rate itself."""
     return isinstance(signature(RECIPES[optimizer]).parameters["lr"].default, Automatic)
-
-
-def _check_type(name: str, declared: Any, value: object) -> None:
-    whole_for_real = isinstance(0.0, declared) and isinstance(value, int)
-    if isinstance(value, bool) or not (isinstance(value, declared) or whole_for_real):
-        wanted = {str: "a text", int: "a whole number"}.get(declared, "a number")
-        raise UserError(f"{name} must be {wanted}, not {value!r}")
 
 
 def thread_count(config: Config) -> int:

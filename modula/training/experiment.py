@@ -16,7 +16,7 @@ from modula.training import report
 from modula.training.config import Config, find_device, thread_count, to_toml
 from modula.training.data import Text, load_text
 from modula.training.files import COMPARISON, METRICS, replace_file
-from modula.training.progress import show_sample, summary, watch
+from modula.training.progress import show_sample, summary, train_with_progress
 from modula.training.records import Record, read_records
 from modula.training.run import CONFIG, Run, build, read_config
 
@@ -60,7 +60,7 @@ def _rate(word: str, name: str) -> float:
         raise UserError(f"{name!r} is not NAME@LR: {word!r} is no number") from None
 
 
-def begin(out: Path | None, configs: Configs) -> Path:
+def new_folder(out: Path | None, configs: Configs) -> Path:
     """Make the folder of new runs and write down what they are: enough to resume from."""
     folder = out or RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
     if (folder / COMPARISON).exists() or (folder / CONFIG).exists():
@@ -78,7 +78,7 @@ def begin(out: Path | None, configs: Configs) -> Path:
     return folder
 
 
-def find(words: list[str], out: Path | None) -> Path:
+def folder_to_resume(words: list[str], out: Path | None) -> Path:
     """The folder to resume: the one named, or the newest below runs/."""
     named = [Path(word) for word in words] + ([out] if out else [])
     if len(named) > 1:
@@ -116,7 +116,7 @@ def run_all(folder: Path, configs: Configs, text: Text, console: Console) -> Non
     if "" in configs:
         run_one(configs[""], text, folder, console)
     else:
-        runs = {n: run_rival(c, text, folder / n, console) for n, c in configs.items()}
+        runs = {n: run_contender(c, text, folder / n, console) for n, c in configs.items()}
         title = f"{len(runs)} optimizers, {size(next(iter(configs.values())))}"
         report.draw_comparison(runs, folder / "comparison.png", title)
         replace_file(folder / "comparison.md", report.comparison_markdown(runs).encode())
@@ -124,7 +124,7 @@ def run_all(folder: Path, configs: Configs, text: Text, console: Console) -> Non
     console.print(f"{folder} now has {', '.join(results(folder))}", highlight=False)
 
 
-def run_rival(config: Config, text: Text, folder: Path, console: Console) -> list[Record]:
+def run_contender(config: Config, text: Text, folder: Path, console: Console) -> list[Record]:
     """One run of a comparison: if it diverges, the others go on without it."""
     try:
         run_one(config, text, folder, console)
@@ -141,7 +141,7 @@ def run_one(config: Config, text: Text, folder: Path, console: Console) -> None:
     if run.step:
         console.print(f"going on from step {run.step} of {config.steps}", highlight=False)
     try:
-        watch(run, console)
+        train_with_progress(run, console)
     except (UserError, KeyboardInterrupt):
         with suppress(UserError):  # what stopped the run is what the user has to hear
             draw(folder, config)

@@ -14,7 +14,7 @@ PROMPT = b"def "
 SAMPLE_BYTES = 300
 
 
-def watch(run: Run, console: Console) -> list[Record]:
+def train_with_progress(run: Run, console: Console) -> list[Record]:
     """Train to the end with a progress bar and a line at every validation; returns all records."""
     columns = (
         TextColumn("{task.description}"),
@@ -28,13 +28,15 @@ def watch(run: Run, console: Console) -> list[Record]:
             run.config.optimizer, total=run.config.steps, completed=run.step, now=""
         )
         for record in run:
-            progress.update(task, completed=record.step, now=numbers(record))
+            progress.update(task, completed=record.step, now=record_in_words(record))
             if record.val_loss is not None:
-                progress.console.print(f"step {record.step:>6}  {numbers(record)}", highlight=False)
+                progress.console.print(
+                    f"step {record.step:>6}  {record_in_words(record)}", highlight=False
+                )
     return read_records(run.folder / METRICS)
 
 
-def numbers(record: Record) -> str:
+def record_in_words(record: Record) -> str:
     """One record as a line of text."""
     parts = [f"loss {record.loss:.3f}"]
     if record.val_loss is not None:

@@ -56,9 +56,7 @@ def _loss(axes: Axes, records: Sequence[Record], x: Sequence[float]) -> None:
         x, [r.loss for r in records], color=BLUE, alpha=0.3, linewidth=0.8, label="training batch"
     )
     axes.plot(x, smooth([r.loss for r in records]), color=BLUE, label="its running mean")
-    measured = [
-        (at, r.val_loss) for at, r in zip(x, records, strict=True) if r.val_loss is not None
-    ]
+    measured = _validations(records, x)
     if measured:
         axes.plot(*zip(*measured, strict=True), "o-", color=RED, markersize=4, label="validation")
         at, last = measured[-1]
@@ -71,6 +69,11 @@ def _loss(axes: Axes, records: Sequence[Record], x: Sequence[float]) -> None:
             color=RED,
         )
     axes.legend()
+
+
+def _validations(records: Sequence[Record], x: Sequence[float]) -> list[tuple[float, float]]:
+    """(place on the axis, validation loss) where one was measured."""
+    return [(at, r.val_loss) for at, r in zip(x, records, strict=True) if r.val_loss is not None]
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -129,14 +132,14 @@ def draw_comparison(runs: Runs, path: Path, title: str) -> None:
             look = {"color": f"C{i % 10}", "linestyle": DASHES[i // 10 % len(DASHES)]}
             _contender(by_step, name, records, [r.step for r in records], look)
             _contender(by_second, name, records, [r.seconds for r in records], look)
-        by_step.set_ylim(*worth_seeing(runs))
+        by_step.set_ylim(*loss_limits(runs))
         by_step.set(xlabel="step", ylabel=LOSS, title="Against steps")
         by_second.set(xlabel="seconds of training", title="Against time")
         by_step.legend(title="validation (line), training (faint)")
         save_figure(figure, path)
 
 
-def worth_seeing(runs: Runs) -> tuple[float, float]:
+def loss_limits(runs: Runs) -> tuple[float, float]:
     """Axis limits from below the lowest loss to above the first one; diverged runs are cut."""
     losses = [r.loss for records in runs.values() for r in records]
     first = [records[0].loss for records in runs.values() if records]
@@ -147,9 +150,7 @@ def _contender(
     axes: Axes, name: str, records: Sequence[Record], x: Sequence[float], look: dict[str, Any]
 ) -> None:
     axes.plot(x, smooth([r.loss for r in records]), **look, alpha=0.3, linewidth=1)
-    measured = [
-        (at, r.val_loss) for at, r in zip(x, records, strict=True) if r.val_loss is not None
-    ]
+    measured = _validations(records, x)
     if measured:
         axes.plot(*zip(*measured, strict=True), **look, marker="o", markersize=4, label=name)
 

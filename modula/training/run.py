@@ -153,7 +153,7 @@ class Run:
 
     def _update_norms(self, before: dict[str, Tensor]) -> dict[str, float]:
         return {
-            name: length(weight.detach() - before[name], self.geometry.get(name))
+            name: update_norm(weight.detach() - before[name], self.geometry.get(name))
             for name, weight in self.model.named_parameters()
         }
 
@@ -233,7 +233,7 @@ def build_model(config: Config) -> GPT:
     )
 
 
-def length(update: Tensor, geometry: Geometry | None) -> float:
+def update_norm(update: Tensor, geometry: Geometry | None) -> float:
     """How far a weight moved, in its declared norm; where none is declared, in RMS of entries."""
     if geometry is None:
         return update.square().mean().sqrt().item()

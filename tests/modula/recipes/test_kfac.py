@@ -261,7 +261,7 @@ def test_a_network_shows_only_what_the_next_step_reads() -> None:
         net(draw(4, 6, seed=step)).square().mean().backward()
         assert optimizer._statistics is not None
         assert optimizer._statistics._collector is not None
-        looks.append(len(optimizer._statistics._collector._running))
+        looks.append(len(optimizer._statistics._collector._accumulators))
         optimizer.step()
     assert [step + 1 for step in range(24) if looks[step]] == [1, 2, 4, 5, 8, 10, 15, 20]
     assert optimizer.state[net[0].weight]["seen_inputs"] == 6
