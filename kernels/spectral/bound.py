@@ -22,6 +22,7 @@ def spectral_bound_plain(x: Tensor, *, squarings: int = SQUARINGS) -> Tensor:
     check_matrix(x, "spectral_bound")
     work = x.float() if x.dtype.itemsize < 4 else x
     largest = work.abs().amax((-2, -1), keepdim=True)
+    # Divided by the largest entry first, as squares of float32 overflow from 1e19 on.
     work = torch.where(largest == 0, 0.0, work / largest)
     power = work @ work.mT if x.shape[-2] < x.shape[-1] else work.mT @ work
     size = torch.linalg.matrix_norm(power, keepdim=True)

@@ -36,9 +36,9 @@ STEPS = {
     torch.float32: PolarExpress(steps=14, lower=1e-7, safety=1.01, schatten=8),
     torch.float64: PolarExpress(steps=28, lower=1e-15, safety=1.01, schatten=8),
 }
-NUDGE = 16.0  # length of that fixed matrix, in roundings of x
+PERTURBATION = 16.0  # length of that fixed matrix, in roundings of x
 # Its smallest singular value where x has none is far smaller still: by the side of x, squared.
-STEPS_OF_NUDGED = {
+STEPS_PERTURBED = {
     torch.float32: PolarExpress(steps=23, lower=1e-12, safety=1.01, schatten=8),
     torch.float64: PolarExpress(steps=39, lower=1e-21, safety=1.01, schatten=8),
 }
@@ -72,7 +72,7 @@ def spectral_clip_plain(
 
 def _tables(low: float) -> tuple[dict[torch.dtype, Polynomials], dict[torch.dtype, Polynomials]]:
     """For the signs, and for the polar factor of x."""
-    return STEPS, STEPS_OF_NUDGED if low else STEPS
+    return STEPS, STEPS_PERTURBED if low else STEPS
 
 
 def _clip(x: Tensor, low: float, high: float, sign: Polynomials, isometry: Polynomials) -> Tensor:
@@ -82,7 +82,8 @@ def _clip(x: Tensor, low: float, high: float, sign: Polynomials, isometry: Polyn
     unit = unit / torch.where(size > 0, size, 1.0)
     # What is longer than high / eps is shortened: it loses nothing but values that are roundings.
     length = (largest / high * size).clamp(max=1 / torch.finfo(x.dtype).eps)
-    o = polar(_nudged(unit) if low else unit, polynomials=isometry, form=Standard())
+    o = polar(_perturbed(unit) if low else unit, polynomials=isometry, form=Standard())
+    # The bound is one here: signs are taken near it, and no digits go to the size of x.
     h = _least(symmetric(o.mT @ unit) * length, 1.0, sign)
     if low:
         h = -_least(-h, -low / high, sign)
@@ -100,12 +101,13 @@ def _least(h: Tensor, bound: float, sign: Polynomials) -> Tensor:
     return bound * eye - d
 
 
-def _nudged(unit: Tensor) -> Tensor:
+def _perturbed(unit: Tensor) -> Tensor:
     """unit, of Frobenius norm one or zero, plus a matrix without structure, of some roundings."""
     m, n = unit.shape[-2:]
+    # Not drawn at random: the same x gives the same result in every process.
     count = torch.arange(m * n, dtype=torch.float64, device=unit.device)
     rough = count.square().cos().reshape(m, n)
-    step = NUDGE * torch.finfo(unit.dtype).eps / torch.linalg.matrix_norm(rough)
+    step = PERTURBATION * torch.finfo(unit.dtype).eps / torch.linalg.matrix_norm(rough)
     return unit + (step * rough).to(unit.dtype)
 
 

@@ -60,6 +60,7 @@ def _size(moment: Tensor) -> Tensor:
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     square = torch.linalg.matrix_norm(moment, keepdim=True) ** 2 / n
     deviation = (square - mean**2).clamp(min=0).sqrt()
+    # The series converges for eigenvalues of I + E below two, so the largest is kept there.
     size = torch.maximum(mean, (mean + deviation * (n - 1) ** 0.5) / 2)
     return torch.where(size > 0, size, 1.0)
 
@@ -69,6 +70,7 @@ def _inverse_root(e: Tensor) -> Tensor:
     c1, c2, c3, c4, c5, c6 = SERIES
     square = symmetric_product(e, e)
     cube = symmetric_product(square, e)
+    # Two halves of the series, so that one product of n x n matrices joins them.
     high = (c6 * cube).add_(square, alpha=c5).add_(e, alpha=c4)
     low = (c3 * cube).add_(square, alpha=c2).add_(e, alpha=c1)
     low.diagonal(dim1=-2, dim2=-1).add_(1.0)

@@ -114,6 +114,7 @@ class Gram(Form):
                 q = _plus_identity(even, a)
             else:
                 q = multiply.symmetric_product(q, even, q, beta=a)
+            # x itself was never scaled: q, which is smaller, takes its scale.
             if step == last:
                 return multiply.left_multiply(_times(q, inverse * scale), x)
             if step in self.restarts:
@@ -174,6 +175,7 @@ def _plus_identity(x: Tensor, a: float) -> Tensor:
 
 def restarts(polynomials: Polynomials, roundoff: float) -> tuple[int, ...]:
     """The steps after which Gram has to start afresh: as late as rounding allows."""
+    # A rounding error of R along a null vector grows by a^2 in each step until R is made afresh.
     cuts, growth = [], roundoff
     for step, (a, _, _) in enumerate(polynomials.terms):
         growth *= a * a
@@ -183,7 +185,7 @@ def restarts(polynomials: Polynomials, roundoff: float) -> tuple[int, ...]:
     return tuple(cuts)
 
 
-@lru_cache(maxsize=1024)  # a look at each shape of a network, not at each step
+@lru_cache(maxsize=1024)  # once for each shape of a network, not in each step
 def choose_form(
     short: int, long: int, polynomials: Polynomials, dtype: torch.dtype, device: str = "cpu"
 ) -> Form:
@@ -221,6 +223,7 @@ def polar_plain(
         polynomials = DEFAULT if working.itemsize > 2 else DEFAULT_HALF
     short, long = sorted(x.shape[-2:])
     form = form or choose_form(short, long, polynomials, working, x.device.type)
+    # Normalised before it is rounded: half precision has few exponents.
     unit = _unit(x).to(working).reshape(-1, *x.shape[-2:])
     tall = x.shape[-2] > short
     if x.device.type == "cpu" and short > 2 * STRIP:

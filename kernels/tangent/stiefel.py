@@ -50,7 +50,9 @@ def _direction(w: Tensor, g: Tensor) -> Tensor:
     m, n = w.shape[-2:]
     w, g = rescale(w), rescale(g)
     radius, noise = radius_and_noise(w)
-    return _turn(w / radius, g, noise) if m == n else split_direction(w, g, radius, noise)
+    return (
+        _square_direction(w / radius, g, noise) if m == n else split_direction(w, g, radius, noise)
+    )
 
 
 def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +60,7 @@ def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
 
     That part is then made by rounding, or by W's distance from the manifold.  W is rescaled.
     """
+    # Lengths of columns tell both the radius and how far W is off, in one pass over W.
     squares = w.square().sum(-2, keepdim=True)
     mean = squares.mean(-1, keepdim=True)
     mean = torch.where(mean > 0, mean, 1.0)
@@ -66,9 +69,10 @@ def radius_and_noise(w: Tensor) -> tuple[Tensor, Tensor]:
     return mean.sqrt(), noise
 
 
-def _turn(q: Tensor, g: Tensor, noise: Tensor) -> Tensor:
+def _square_direction(q: Tensor, g: Tensor, noise: Tensor) -> Tensor:
     """Q polar(Q^T G - G^T Q), for square Q."""
     inner = rescale(q.mT @ g)
+    # Where W^T G is symmetric, G is normal to the manifold and what is left of it is rounding.
     twice = inner - inner.mT
     real = _length(twice) > 2 * noise * _length(inner)
     turn = torch.where(real, polar(twice, **POLAR), 0.0)

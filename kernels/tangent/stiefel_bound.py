@@ -1,4 +1,4 @@
-r"""How good a tangent of the Stiefel manifold could possibly be: an upper bound by weak duality.
+r"""Upper bound on <G, A> over the unit tangents A of the Stiefel manifold, by weak duality.
 
 For every symmetric S, and every A with W^T A + A^T W = 0, <W S, A> = 0; so
 

@@ -63,6 +63,7 @@ def split_direction(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tens
     is_tall = g.shape[-2] >= 2 * g.shape[-1]
     p = (w.mT @ g).div_(radius)
     across, size = skew(p), _squares(p)
+    # G^T G - P^T P needs no product with tall matrices, but loses digits where G is near W P.
     along = p if is_tall and _is_mostly_normal(g, size, noise) else None
     if along is not None:
         rest = g  # for E N = G N - W P N: all that is wanted of E itself is E^T E
@@ -77,6 +78,7 @@ def split_direction(w: Tensor, g: Tensor, radius: Tensor, noise: Tensor) -> Tens
     coefficients = by_eigenvectors if is_tall and g.device.type == "cpu" else by_roots
     normal, inner = coefficients(moment, across, least / p.shape[-1])
     real = _squares(across) + traces > noise**2 * (size + traces)
+    # No direction is made of rounding: parts too small to be told from it are left out.
     normal, inner = torch.where(real & (traces > least), normal, 0.0), torch.where(real, inner, 0.0)
     if along is not None:
         inner = inner - along @ normal
@@ -122,6 +124,7 @@ def _shortened(omega: Tensor) -> tuple[Tensor, Tensor]:
     y = gram(omega.mT)
     square = symmetric_product(y, y)
     bound = torch.linalg.matrix_norm(square, keepdim=True).sqrt()
+    # The polynomials below keep A feasible up to LONGEST only: beyond, Omega is scaled down.
     shrink = LONGEST / bound.clamp(min=LONGEST)
     bent = skew_product(omega, y).mul_(-BEND * shrink).add_(omega).mul_(shrink.sqrt())
     t = square.mul_(SECOND * shrink**2).sub_(y.mul_(FIRST * shrink))

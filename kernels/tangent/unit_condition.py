@@ -1,4 +1,4 @@
-r"""The steepest unit tangent where all singular values are equal and their size is free.
+r"""Steepest unit tangent of the matrices of condition number one, whose size is free.
 
     argmax <G, D>   over   sigma_max(D) <= 1   and   W^T D + D^T W a multiple of I
 
