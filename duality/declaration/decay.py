@@ -9,7 +9,7 @@ from modula.duality.program.line import Line, Live, PerWeight, Role, line
 from modula.duality.program.names import MEAN_SQUARE
 from modula.duality.setting.derive import Derived, Setting
 from modula.kernels.elementwise import decay
-from modula.kernels.op import Shape
+from modula.kernels.op import Op, Shape
 from modula.norms.checks import check_fields
 from modula.norms.metrics.diagonal import Diagonal
 
@@ -28,10 +28,14 @@ class Decay(ABC):
         if not 0 <= self.rate < float("inf"):
             raise ValueError(f"weight_decay must be zero or positive, and finite; got {self.rate}")
 
-    @property
-    def live(self) -> Live:
-        """The rate, as an option of a line."""
-        return Live("weight_decay", self.rate)
+    def line(self, result: str, op: Op, *reads: str, scale: float) -> Line:
+        """A line under the rate, which is live, times a number that may differ by weight."""
+        live, factor = Live("weight_decay", self.rate), PerWeight(float(scale))
+        return line(result, op, *reads, rate=live, scale=factor)
+
+    def shrinking(self, op: Op, *reads: str, scale: float) -> Line:
+        """A line that draws the weight to zero."""
+        return self.line("weight", op, "weight", *reads, scale=scale).in_role(Role.DECAY)
 
     def check(self, setting: Setting) -> None:
         """Raise ValueError for a setting that lacks what the decay reads."""
@@ -58,14 +62,7 @@ class Decoupled(Decay):
     """
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
-        return line(
-            "weight",
-            decay.decay,
-            "weight",
-            "lr",
-            rate=self.live,
-            scale=PerWeight(float(budget)),
-        ).in_role(Role.DECAY)
+        return self.shrinking(decay.decay, "lr", scale=budget)
 
 
 @dataclass(frozen=True)
@@ -73,14 +70,7 @@ class Coupled(Decay):
     """g + rate w for the gradient, in momenta and metrics too: the L2 penalty rate ||w||^2 / 2."""
 
     def into_gradient(self) -> Line:
-        return line(
-            "decayed_gradient",
-            decay.add_decay,
-            "gradient",
-            "weight",
-            rate=self.live,
-            scale=PerWeight(1.0),
-        )
+        return self.line("decayed_gradient", decay.add_decay, "gradient", "weight", scale=1.0)
 
 
 @dataclass(frozen=True)
@@ -91,14 +81,8 @@ class BehindMetric(Decay):
     """
 
     def behind(self, derived: Derived) -> Derived:
-        added = line(
-            "decayed_direction",
-            decay.add_decay,
-            derived.direction,
-            "weight",
-            rate=self.live,
-            scale=PerWeight(1 / derived.scale),
-        )
+        reads = (derived.direction, "weight")
+        added = self.line("decayed_direction", decay.add_decay, *reads, scale=1 / derived.scale)
         return replace(derived, lines=(*derived.lines, added), direction=added.result)
 
 
@@ -123,9 +107,7 @@ class Independent(Decay):
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
         share = 1.0 if self.fan_in is None or not len(shape) else self.fan_in / shape[-1]
-        scale = PerWeight(share / self.peak)
-        shrunk = line("weight", decay.decay, "weight", "lr", rate=self.live, scale=scale)
-        return shrunk.in_role(Role.DECAY)
+        return self.shrinking(decay.decay, "lr", scale=share / self.peak)
 
 
 @dataclass(frozen=True)
@@ -151,14 +133,7 @@ class Scheduled(Decay):
             )
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
-        reads = ("weight", "lr", MEAN_SQUARE)
-        return line(
-            "weight",
-            decay.scheduled_decay,
-            *reads,
-            rate=self.live,
-            scale=PerWeight(float(budget)),
-        ).in_role(Role.DECAY)
+        return self.shrinking(decay.scheduled_decay, "lr", MEAN_SQUARE, scale=budget)
 
 
 @dataclass(frozen=True)
@@ -170,15 +145,7 @@ class Cautious(Decay):
     """
 
     def shrink(self, direction: str, budget: float, shape: Shape) -> Line:
-        return line(
-            "weight",
-            decay.cautious_decay,
-            "weight",
-            direction,
-            "lr",
-            rate=self.live,
-            scale=PerWeight(float(budget)),
-        ).in_role(Role.DECAY)
+        return self.shrinking(decay.cautious_decay, direction, "lr", scale=budget)
 
 
 def as_decay(decay: float | Decay | None) -> Decay | None:

@@ -191,21 +191,15 @@ class Batch:
 
     def _gains_of_decay(self, live: Mapping[str, float]) -> Tensor:
         """<query, W - W'> for each weight W' after its decay alone, at lr = 1, in float64."""
-        found = []
-        one = torch.ones((), dtype=torch.float64, device=self.weights[0].device)
+        found, queries = [], self._listed(self.program.query) if self._chosen else []
+        lr = torch.ones((), dtype=torch.float64, device=self.weights[0].device)
         for each in self._of_role(Role.DECAY):
-            line, plain = each.line, each.line.bound(each.line.op.plain)
-            lists = [
-                [one] * len(self._chosen) if n == "lr" else self._listed(n) for n in line.reads
-            ]
-            queries = self._listed(self.program.query)
-            for i, query, *reads in zip(self._chosen, queries, *lists, strict=True):
-                weight, *others = (read.double() for read in reads)
-                options = {
-                    k: v[0] if isinstance(v, list) else v
-                    for k, v in each.changed(live, (i,)).items()
-                }
-                found.append((query * (weight - plain(weight, *others, **options))).sum())
+            names = each.line.reads
+            reads = [lr if n == "lr" else [x.double() for x in self._listed(n)] for n in names]
+            copies = [weight.clone() for weight in reads[0]]  # which are overwritten
+            decayed = each.call(copies, *reads[1:], **each.changed(live, self._chosen))
+            pairs = zip(queries, reads[0], decayed, strict=True)
+            found = [(q * (w - d)).sum() for q, w, d in pairs]
         return self._stacked_numbers(found)
 
     def _of_role(self, role: Role) -> list[BatchLine]:
