@@ -40,7 +40,14 @@ class Norm(ABC):
     and for p = project(x, r), where the norm has a projection:
         norm(p) <= r,  project(p, r) == p,  <x - p, y - p> <= 0 for every norm(y) <= r
         norm.prox(x, s) + (the projection of x on dual(y) <= s) == x      (Moreau)
+
+    A subclass, a frozen dataclass, states `ndim`, the value, `dual` and `duality_map`; and where
+    they are known `_nearest` (the formula of `project`), `dual_norm`, and `over`, the same norm for
+    weights of another number of dims.  Norms of matrices derive from MatrixNorm, which has `over`.
     """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     @abstractmethod
@@ -193,7 +200,7 @@ class Scaled(Norm):
     factor: float
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if not 0 < self.factor < inf:
             raise ValueError(
                 f"{self.factor} * {self.norm} is no norm: the factor must be positive and finite"
@@ -257,7 +264,7 @@ class Blocks(Norm):
     sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.view.ndim_of_blocks < self.norm.ndim:
             needed = f"{self.norm} needs {self.norm.ndim} axes or more on its right side"
             self.view.refuse(needed)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Norm
-from modula.norms.checks import check_fields
 from modula.norms.lbfgs import minimise
 from modula.norms.numerics import add_dims, ratio, split_scale
 
@@ -45,7 +44,7 @@ class FromDual(Norm):
                 f"FromDual needs the dual norm as a function of one weight, got {self.f!r}: write "
                 f"for example FromDual(lambda g: g.abs().sum())"
             )
-        check_fields(self)
+        super().__post_init__()
         if self.ndim < 0 or self.iterations < 1:
             raise ValueError(
                 f"FromDual measures 0 trailing dims or more, and searches for its value in 1 "

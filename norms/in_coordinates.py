@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modula.norms.base import Norm
-from modula.norms.checks import check_fields
 from modula.norms.maps.linear import LinearMap
 from modula.norms.numerics import add_dims, flat, ratio, split_scale
 
@@ -22,9 +21,6 @@ class InCoordinates(Norm):
 
     norm: Norm
     coordinates: LinearMap
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def ndim(self) -> int:
@@ -56,9 +52,6 @@ class Quadratic(Norm):
 
     form: LinearMap
     ndim: int = 2
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def __repr__(self) -> str:
         return "a quadratic form"

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from modula.norms.base import Norm
-from modula.norms.checks import check_kind
 from modula.norms.numerics import flat, l1_threshold, largest, ratio, split_scale
 
 
@@ -24,7 +23,7 @@ class VectorNorm(Norm, ABC):
     ndim: int = 1
 
     def __post_init__(self) -> None:
-        check_kind(type(self).__name__, "ndim", self.ndim, int, 1)
+        super().__post_init__()
         if self.ndim < 0:
             raise ValueError(f"a norm measures 0 trailing dims or more, not ndim={self.ndim}")
 
