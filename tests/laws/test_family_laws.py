@@ -3,8 +3,7 @@
 A new family joins by one line in FAMILIES; torch.distributions is what it is held to.
 """
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,15 +47,8 @@ batch_shapes = st.sampled_from([(), (3,), (2, 1)])
 Point = Callable[[Tensor], Tensor]
 
 
-def concrete(cls: type[ExponentialFamily]) -> Iterator[type[ExponentialFamily]]:
-    if not inspect.isabstract(cls):
-        yield cls
-    for subclass in cls.__subclasses__():
-        yield from concrete(subclass)
-
-
 def test_no_family_is_left_out() -> None:
-    assert {type(family) for family, _ in FAMILIES} == set(concrete(ExponentialFamily))
+    assert {type(family) for family, _ in FAMILIES} == concrete(ExponentialFamily, "manifolds")
 
 
 def normal(seed: int, *shape: int) -> Tensor:

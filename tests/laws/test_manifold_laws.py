@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manifold_points import (
     MANIFOLDS,
-    concrete,
     every_manifold,
     few,
     fitting,
@@ -17,16 +16,15 @@ from manifold_points import (
 from torch import Tensor
 from torch.testing import assert_close
 
-import modula.manifolds  # noqa: F401  (so that every subclass is known)
 import modula.norms
 from modula.manifolds.base import Manifold
 from modula.manifolds.implicit import Implicit
+from sources import concrete
 from strategies import batches, seeds
 
 
 def test_no_manifold_is_left_out() -> None:
-    ours = {each for each in concrete(Manifold) if each.__module__.startswith("modula.")}
-    assert {type(manifold) for manifold in MANIFOLDS} == ours
+    assert {type(manifold) for manifold in MANIFOLDS} == concrete(Manifold, "manifolds")
 
 
 def on_it(manifold: Manifold, x: Tensor) -> None:
@@ -194,7 +192,7 @@ def test_an_empty_batch_is_fine(manifold: Manifold) -> None:
 
 @every_manifold
 def test_a_manifold_prints_as_the_call_that_makes_it(manifold: Manifold) -> None:
-    names = {cls.__name__: cls for cls in concrete(Manifold)} | {
+    names = {cls.__name__: cls for cls in concrete(Manifold, "manifolds")} | {
         "of_length_one": of_length_one,
         **vars(modula.norms),
     }

@@ -1,10 +1,5 @@
 """Every norm keeps the promises of Norm: value, dual and duality map."""
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Iterator
-
 import pytest
 import torch
 from every_norm import NORMS, assert_steepest, each_norm, few, inner, like, smooth_point
@@ -12,24 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-import modula.norms
 from modula.norms.base import NoClosedForm, Norm
+from sources import concrete
 from strategies import seeds
 
 
-def concrete_norms() -> Iterator[type[Norm]]:
-    """Every concrete class of modula.norms that derives from Norm, however deeply."""
-    for module in pkgutil.walk_packages(modula.norms.__path__, "modula.norms."):
-        importlib.import_module(module.name)
-    found: list[type[Norm]] = [Norm]
-    for kind in found:
-        found += kind.__subclasses__()
-        if not inspect.isabstract(kind) and kind.__module__.startswith("modula."):
-            yield kind
-
-
 def test_no_norm_is_left_out() -> None:
-    assert {type(norm) for norm in NORMS} == set(concrete_norms())
+    assert {type(norm) for norm in NORMS} == concrete(Norm, "norms")
 
 
 @each_norm

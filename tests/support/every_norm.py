@@ -112,7 +112,7 @@ def on_matrices() -> list[Norm]:
 
 each_norm = pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm}-{norm.ndim}")
 projectable = pytest.mark.parametrize(
-    "norm", filter(has_projection, NORMS), ids=lambda norm: f"{norm}-{norm.ndim}"
+    "norm", list(filter(has_projection, NORMS)), ids=lambda norm: f"{norm}-{norm.ndim}"
 )
 few = settings(max_examples=8)  # a norm: 34 of them make 272 shapes a law
 

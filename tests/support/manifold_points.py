@@ -1,14 +1,10 @@
 """The manifolds that the laws are tried on, and points of them.  A new one joins by one line."""
 
-import inspect
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
 
-import modula.manifolds  # noqa: F401  (so that every subclass is known)
 from modula.manifolds.base import Manifold
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.implicit import Implicit
@@ -68,13 +64,6 @@ scale_free = pytest.mark.parametrize(
     "manifold", [m for m in MANIFOLDS if isinstance(m, Sphere | Oblique | Stiefel)], ids=str
 )
 few = settings(max_examples=12)  # each law meets thirteen manifolds
-
-
-def concrete(cls: type[Manifold]) -> Iterator[type[Manifold]]:
-    if not inspect.isabstract(cls):
-        yield cls
-    for subclass in cls.__subclasses__():
-        yield from concrete(subclass)
 
 
 def fitting(manifold: Manifold, x: Tensor) -> Tensor:

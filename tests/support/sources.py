@@ -1,6 +1,11 @@
-"""Where the five packages are: every source file, and the name it is imported by."""
+"""Where the five packages are: every source file, the name it is imported by, and its classes."""
 
+import importlib
+import inspect
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("kernels", "norms", "manifolds", "duality")  # root folder X is imported as modula.X
@@ -27,3 +32,14 @@ def module_name(path: Path) -> str:
 
 SOURCES = [path for folder in FOLDERS for path in sources(folder)]
 IMPORTABLE = [path for path in SOURCES if path.stem != "__main__"]  # that one starts the program
+
+
+def concrete(base: type[T], folder: str) -> set[type[T]]:
+    """Every concrete class in a root folder's files that derives from the base, however deeply."""
+    for path in sources(folder):
+        importlib.import_module(module_name(path))
+    found = [base]
+    for kind in found:
+        found += kind.__subclasses__()
+    package = package_name(ROOT / folder)
+    return {k for k in found if not inspect.isabstract(k) and k.__module__.startswith(package)}
