@@ -19,6 +19,7 @@ from modula.manifolds.families.beta import Beta
 from modula.manifolds.families.categorical import Categorical
 from modula.manifolds.families.gamma import Gamma
 from modula.manifolds.families.gaussian import DiagonalGaussian, Gaussian
+from sources import concrete
 from strategies import seeds
 
 
