@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
-import modula.manifolds  # noqa: F401  (so that every subclass is known)
 from modula.manifolds.families.base import ExponentialFamily
 from modula.manifolds.families.beta import Beta
 from modula.manifolds.families.categorical import Categorical
