@@ -1,4 +1,4 @@
-"""What a constraint set must answer, at a point and along a step."""
+"""The base class of manifolds, and the linear constraint that tangent vectors meet at a point."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""No constraint."""
+"""Euclidean space: no constraint."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from modula.manifolds.base import Manifold, TangentConstraint
 
 @dataclass(frozen=True, repr=False)
 class Euclidean(Manifold):
-    """Every tensor: each question answers itself.
+    """All tensors: no constraint, and every vector is tangent.
 
     residual(x) is a single zero, since a shape without constraint has no batch to tell apart.
 

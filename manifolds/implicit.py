@@ -1,4 +1,4 @@
-"""A manifold given by one function."""
+"""Manifolds given by a function that is zero on them."""
 
 import math
 from dataclasses import dataclass

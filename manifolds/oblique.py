@@ -1,4 +1,4 @@
-"""Matrices whose rows, or whose columns, all have one length."""
+"""Oblique manifolds: matrices whose rows, or whose columns, all have one length."""
 
 from dataclasses import dataclass
 from typing import Literal

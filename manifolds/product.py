@@ -1,4 +1,4 @@
-"""Where a whole network lives: each weight on its own manifold."""
+"""The product manifold of a network: each weight on a manifold of its own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Sets with an inside: a weight may go anywhere but out."""
+"""The base class of regions: closed sets with interior points, such as balls."""
 
 from abc import abstractmethod
 

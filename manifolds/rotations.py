@@ -1,4 +1,4 @@
-"""Rotating the rows and columns of a matrix, block by block."""
+"""Rotations of the rows and columns of a matrix, block by block: POET."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

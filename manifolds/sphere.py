@@ -1,4 +1,4 @@
-"""Vectors of one length."""
+"""Spheres: vectors of one length."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Matrices whose columns are orthogonal and of one length."""
+"""The Stiefel manifold: matrices whose columns are orthogonal and of one length."""
 
 from dataclasses import dataclass
 

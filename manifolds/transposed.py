@@ -1,4 +1,4 @@
-"""A manifold of tall matrices, for wide ones."""
+"""The transpose of a manifold of tall matrices, for wide ones."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What the manifolds made of unit vectors share."""
+"""The base class of spheres and oblique manifolds: vectors of one length."""
 
 from abc import abstractmethod
 

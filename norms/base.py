@@ -1,4 +1,4 @@
-"""What a norm must answer: its value, its dual, and the map between them."""
+"""The base classes of norms: value, dual norm and duality map; multiples, and norms of blocks."""
 
 from __future__ import annotations
 

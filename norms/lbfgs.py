@@ -1,4 +1,4 @@
-"""The least value of a convex function, for a batch of problems at once."""
+"""L-BFGS: the least value of a convex function, for a batch of problems at once."""
 
 from collections.abc import Callable
 

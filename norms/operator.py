@@ -1,4 +1,4 @@
-"""Norms that a matrix inherits from the vectors it maps between: the largest stretch.
+"""Operator norms, induced by norms of the vectors a matrix maps between: the largest stretch.
 
 ||W|| = max of ||W x||_codomain over ||x||_domain <= 1,  W: (..., out, in)
 """

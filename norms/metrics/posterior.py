@@ -1,4 +1,4 @@
-"""A metric that is the precision of a posterior: learning as inference."""
+"""The precision of a Gaussian posterior of the weights as a metric: IVON."""
 
 from __future__ import annotations
 
