@@ -8,7 +8,7 @@ from modula.duality.declaration.decay import Decay, as_decay
 from modula.duality.declaration.direction import proposed
 from modula.duality.declaration.scalers.base import Scaler
 from modula.duality.declaration.scalers.graft import Graft
-from modula.duality.program.line import PerWeight, Role, line
+from modula.duality.program.line import PerWeight, Role, line, renamed
 from modula.duality.program.names import POINT
 from modula.duality.program.program import Program, counting_steps
 from modula.duality.rules.rotations import chart_shape, rotating
@@ -104,7 +104,7 @@ def _with_decayed_gradient(
     if not first:
         return derived, query
     names = {"gradient": first.result}
-    lines = (first, *(each.renamed(names) for each in derived.lines))
+    lines = (first, *renamed(derived.lines, names))
     direction = names.get(derived.direction, derived.direction)
     return replace(derived, lines=lines, direction=direction), names.get(query, query)
 

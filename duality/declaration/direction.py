@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modula.duality.declaration.decay import Decay
+from modula.duality.program.line import renamed
 from modula.duality.setting.derive import Derived, Setting, derive
 from modula.kernels.op import Shape
 
@@ -18,7 +19,7 @@ def proposed(
     """
     derived = derive(setting, shape, name)
     names = {"query": setting.momentum.query}
-    lines = (*setting.momentum.lines(), *(each.renamed(names) for each in derived.lines))
+    lines = (*setting.momentum.lines(), *renamed(derived.lines, names))
     direction = names.get(derived.direction, derived.direction)
     slots = (*setting.momentum.slots, *derived.slots)
     derived = replace(derived, lines=lines, direction=direction, slots=slots)
@@ -33,7 +34,7 @@ def _followed(derived: Derived, setting: Setting) -> Derived:
     if behind is None:
         return derived
     names = {"gradient": derived.direction, "momentum": "velocity", "query": "velocity_query"}
-    lines = tuple(each.renamed(names) for each in behind.lines())
+    lines = renamed(behind.lines(), names)
     direction = names.get(behind.query, derived.direction)
     slots = tuple((names.get(name, name), slot) for name, slot in behind.slots)
     return replace(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import cache, singledispatch
 from typing import Any, Protocol
@@ -102,16 +102,16 @@ class Coordinates:
 
     def down(self, read: str) -> tuple[tuple[Line, ...], str]:
         """Lines for C^-T read, and the name of the result."""
-        return _sequence(read, self.chain, "down")
+        return _sequence(read, self.chain, Applied.down, "_d")
 
     def up(self, read: str) -> tuple[tuple[Line, ...], str]:
         """Lines for C^-1 read, and the name of the result."""
-        return _sequence(read, self.chain[::-1], "up")
+        return _sequence(read, self.chain[::-1], Applied.up, "_u")
 
     def whitened(self, read: str) -> tuple[tuple[Line, ...], str]:
         """Lines for S^-p read where the core is the whole of S^p, and the name of the result."""
-        into, name = _sequence(read, self.chain, "down")
-        back, name = _sequence(name, self.rotations[::-1], "up")
+        into, name = self.down(read)
+        back, name = _sequence(name, self.rotations[::-1], Applied.up, "_u")
         return into + back, name
 
     @property
@@ -141,11 +141,14 @@ class Coordinates:
         return chain if self.view is None else OnBlocks(chain, self.view)
 
 
-def _sequence(read: str, maps: Sequence[Applied], way: str) -> tuple[tuple[Line, ...], str]:
+def _sequence(
+    read: str, maps: Sequence[Applied], way: Callable[[Applied, str, str], Line], suffix: str
+) -> tuple[tuple[Line, ...], str]:
+    """Lines that send what is read through these maps, each in its own name, and the last name."""
     lines: list[Line] = []
     for each in maps:
-        result = f"{read}_{way[0]}" if not lines else f"{lines[0].result}{len(lines) + 1}"
-        lines.append(getattr(each, way)(lines[-1].result if lines else read, result))
+        result = f"{lines[0].result}{len(lines) + 1}" if lines else read + suffix
+        lines.append(way(each, lines[-1].result if lines else read, result))
     return tuple(lines), lines[-1].result if lines else read
 
 
@@ -177,23 +180,19 @@ def _(metric: First, shape: Shape) -> str:
     return f"first {describe(metric.metric, shape)}; no descent guarantee"
 
 
-def check_statistics(metric: Any) -> None:
+def check_statistics(metric: Metric | None) -> None:
     """Raise ValueError for a statistic that nothing measures: the metric would never learn."""
-    for field in ("statistic", "inputs", "outputs"):
-        name = getattr(metric, field, "")
+    if metric is None:
+        return
+    for field in metric.named:
+        name = getattr(metric, field)
         if name and name not in MEASURED:
             (near,) = get_close_matches(name, MEASURED, n=1, cutoff=0.0)
             raise ValueError(
                 f"{metric} has {field}={name!r}, which nothing measures: the nearest is {near!r}"
             )
-    for inside in ("metric", "kronecker"):
-        if hasattr(metric, inside):
-            check_statistics(getattr(metric, inside))
-
-
-def with_cost_of(each: Line, shape: Shape) -> Line:
-    """The same line, which works on something of this shape."""
-    return replace(each, shape=tuple(shape))
+    for inside in _metrics_of(metric).values():
+        check_statistics(inside)
 
 
 def is_limited(metric: Metric, shape: Shape) -> bool:
@@ -202,8 +201,16 @@ def is_limited(metric: Metric, shape: Shape) -> bool:
 
 
 def _unlimited(metric: Any) -> Any:
-    """The metric, or the one inside it, without a max_dim."""
-    for inside in ("metric", "kronecker"):
-        if hasattr(metric, inside):
-            return replace(metric, **{inside: _unlimited(getattr(metric, inside))})
-    return replace(metric, max_dim=sys.maxsize) if hasattr(metric, "max_dim") else metric
+    """The metric, and those that it is made of, without a max_dim."""
+    changes: dict[str, Any] = {
+        name: _unlimited(inside) for name, inside in _metrics_of(metric).items()
+    }
+    if metric.max_dim < sys.maxsize:
+        changes["max_dim"] = sys.maxsize
+    return replace(metric, **changes)
+
+
+def _metrics_of(metric: Any) -> dict[str, Metric]:
+    """The metrics that a metric is made of, by field."""
+    values = ((field.name, getattr(metric, field.name)) for field in fields(metric))
+    return {name: value for name, value in values if isinstance(value, Metric)}

@@ -122,8 +122,8 @@ class Program:
         """Equal for two weights that can be advanced in one batch."""
         return replace(
             self,
-            proposal=tuple(each.signature for each in self.proposal),
-            update=tuple(each.signature for each in self.update),
+            proposal=tuple([each.signature for each in self.proposal]),
+            update=tuple([each.signature for each in self.update]),
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import cast
@@ -11,7 +12,7 @@ from torch import Tensor
 from modula.duality.metrics.coordinates import Coordinates, coordinates
 from modula.duality.metrics.views import view_ops
 from modula.duality.program.cost import cost_of_projections, cost_of_rounds
-from modula.duality.program.line import Line, line
+from modula.duality.program.line import Line, line, renamed
 from modula.duality.rules.on_manifold import tangent_line
 from modula.duality.rules.retraction import retraction
 from modula.duality.rules.solvers.general import ROUNDS, steepest_tangent
@@ -31,13 +32,18 @@ from modula.norms.metrics.base import First, Metric
 from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2
 
+Through = Callable[[str], tuple[tuple[Line, ...], str]]  # down, up or whitened of Coordinates
 
-class _Composer:
-    """Writes a program through the view of a metric, if it has one."""
 
-    def __init__(self, found: Coordinates, metric: Metric, shape: Shape) -> None:
+class _MetricLines:
+    """The lines of a metric on a weight: through the metric's view of it as blocks, if it has one.
+
+    statistic  name of what the lines that estimate call "sample"
+    """
+
+    def __init__(self, found: Coordinates, statistic: str, shape: Shape) -> None:
         self.found = found
-        self.statistic = getattr(metric, "statistic", "gradient")
+        self.statistic = statistic
         self.shape = tuple(shape)
         self._has_cut = False
 
@@ -46,26 +52,22 @@ class _Composer:
         if not any("sample" in each.reads for each in lines):
             return lines
         if self.found.view is None:
-            return tuple(each.renamed({"sample": self.statistic}) for each in lines)
-        if self._has_cut:
+            return renamed(lines, {"sample": self.statistic})
+        if self._has_cut:  # "sample" stands from the lines before the direction on
             return lines
         self._has_cut = True
-        return (self._cut(self.statistic, "sample"), *lines)
+        cut, _ = view_ops(self.found.view, self.shape)
+        return (line("sample", cut, self.statistic), *lines)
 
-    def through(self, read: str, result: str, way: str) -> tuple[Line, ...]:
-        """result = C^-T, C^-1 or S^-p read (way: "down", "up" or "whitened")."""
+    def through(self, way: Through, read: str, result: str) -> tuple[Line, ...]:
+        """result = C^-T, C^-1 or S^-p read, as `way` of the coordinates says."""
         if self.found.view is None:
-            lines, name = getattr(self.found, way)(read)
-            return tuple(each.renamed({name: result}) for each in lines)
+            lines, name = way(read)
+            return renamed(lines, {name: result})
+        cut, paste = view_ops(self.found.view, self.shape)
         blocks = f"{read}_blocks"
-        lines, name = getattr(self.found, way)(blocks)
-        return (self._cut(read, blocks), *lines, self._paste(name, result))
-
-    def _cut(self, read: str, result: str) -> Line:
-        return line(result, view_ops(self.found.view, self.shape)[0], read)
-
-    def _paste(self, read: str, result: str) -> Line:
-        return line(result, view_ops(self.found.view, self.shape)[1], read)
+        lines, name = way(blocks)
+        return (line(blocks, cut, read), *lines, line(result, paste, name))
 
 
 def _in_coordinates(norm: Norm, found: Coordinates) -> Measured:
@@ -90,7 +92,7 @@ def adam(setting: Setting, shape: Shape) -> Derived:
     floor = metric.floor * scale
     return Derived(
         (
-            *_Composer(found, metric, shape).observing(found.before),
+            *_MetricLines(found, metric.statistic, shape).observing(found.before),
             line("direction", whiten, "query", "square", power=metric.power, floor=floor),
         ),
         scale=scale,
@@ -104,12 +106,12 @@ def preconditioned(setting: Setting, shape: Shape) -> Derived:
     """The plain preconditioned gradient: S^-p m.  Shampoo, KL-Shampoo, SOAP, KFAC."""
     metric = cast(Metric, setting.metric)
     found = coordinates(metric, shape, whole=True)
-    composer = _Composer(found, metric, shape)
+    kept = _MetricLines(found, metric.statistic, shape)
     return Derived(
         (
-            *composer.observing(found.before),
-            *composer.through("query", "direction", "whitened"),
-            *composer.observing(found.after),
+            *kept.observing(found.before),
+            *kept.through(found.whitened, "query", "direction"),
+            *kept.observing(found.after),
         ),
         slots=found.slots,
         measured=_under_form(found, len(shape)),
@@ -122,18 +124,19 @@ def sandwich(setting: Setting, shape: Shape) -> Derived:
     """C^-1 dual(C^-T m): the steepest direction of the norm in the metric's coordinates."""
     metric = cast(Metric, setting.metric)
     found = coordinates(metric, shape, whole=False)
-    composer = _Composer(found, metric, shape)
+    kept = _MetricLines(found, metric.statistic, shape)
     inner = derive(replace(setting, metric=None), shape)
     names = {"query": "seen_query", "direction": "inner_direction"}
-    seen = composer.through("query", "seen_query", "down")
-    back = composer.through(names.get(inner.direction, inner.direction), "direction", "up")
+    seen = kept.through(found.down, "query", "seen_query")
+    inner_direction = names.get(inner.direction, inner.direction)
+    back = kept.through(found.up, inner_direction, "direction")
     return Derived(
         (
-            *composer.observing(found.before),
+            *kept.observing(found.before),
             *seen,
-            *(each.renamed(names) for each in inner.lines),
+            *renamed(inner.lines, names),
             *back,
-            *composer.observing(found.after),
+            *kept.observing(found.after),
         ),
         scale=inner.scale,
         slots=(*found.slots, *inner.slots),
@@ -146,7 +149,7 @@ def chain(setting: Setting, shape: Shape) -> Derived:
     """dual(S^-p m): first the metric, then the norm.  No descent is guaranteed."""
     metric = cast(First, setting.metric).metric
     found = coordinates(metric, shape, whole=True)
-    composer = _Composer(found, metric, shape)
+    kept = _MetricLines(found, metric.statistic, shape)
     inner = derive(replace(setting, metric=None), shape)
     momentum = setting.momentum.between()
     between = {"gradient": "preconditioned", "query": "followed"}
@@ -154,11 +157,11 @@ def chain(setting: Setting, shape: Shape) -> Derived:
     average = momentum.lines() if momentum else ()
     return Derived(
         (
-            *composer.observing(found.before),
-            *composer.through("query", "preconditioned", "whitened"),
-            *(each.renamed(between) for each in average),
-            *(each.renamed(names) for each in inner.lines),
-            *composer.observing(found.after),
+            *kept.observing(found.before),
+            *kept.through(found.whitened, "query", "preconditioned"),
+            *renamed(average, between),
+            *renamed(inner.lines, names),
+            *kept.observing(found.after),
         ),
         scale=inner.scale,
         direction=names.get(inner.direction, inner.direction),
@@ -204,15 +207,15 @@ def sandwich_in_region(setting: Setting, shape: Shape) -> Derived:
 def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: str) -> Derived:
     metric = cast(Metric, setting.metric)
     found = coordinates(metric, shape, whole=False)
-    composer = _Composer(found, metric, shape)
+    kept = _MetricLines(found, metric.statistic, shape)
     measured = _in_coordinates(setting.norm, found)
     op = _solver_op(setting.norm, setting.manifold, measured)
     return Derived(
         (
-            *composer.observing(found.before),
+            *kept.observing(found.before),
             *first,
             line("direction", op, "weight", read, *measured.reads),
-            *composer.observing(found.after),
+            *kept.observing(found.after),
         ),
         after=retraction(setting.manifold),
         slots=found.slots,

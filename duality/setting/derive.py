@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from modula.duality.metrics.coordinates import check_statistics
-from modula.duality.program.line import Line
+from modula.duality.program.line import Line, renamed
 from modula.duality.program.program import Program, counting_steps
 from modula.duality.program.slot import Slots
 from modula.duality.setting.momentum import Momentum, NoMomentum
@@ -76,7 +76,7 @@ class Derived:
     def as_program(self) -> Program:
         """The lines alone, from the gradient in place of the query to the direction."""
         names = {"query": "gradient"}
-        lines, slots = counting_steps(tuple(each.renamed(names) for each in self.lines), self.slots)
+        lines, slots = counting_steps(renamed(self.lines, names), self.slots)
         return Program(lines, (), names.get(self.direction, self.direction), slots=slots)
 
     def first_direction(self, weight: Tensor, query: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ turns them into lines of a program.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from modula.norms.checks import check_fields, check_kind
 
@@ -58,7 +59,12 @@ def sparing_repr(x: Any) -> str:
 
 
 class Metric(ABC):
-    """A second moment S to estimate, and the power p of it that measures: ||w||^2 = w^T S^p w."""
+    """A second moment S to estimate, and the power p of it that measures: ||w||^2 = w^T S^p w.
+
+    named  the fields that name a statistic of the network
+    """
+
+    named: ClassVar[tuple[str, ...]] = ("statistic",)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,6 +73,16 @@ class Metric(ABC):
     @abstractmethod
     def power(self) -> float:
         """p: 1/2 is adaptive (Adam, Shampoo), 1 the natural gradient."""
+
+    @property
+    def statistic(self) -> str:
+        """Name of what is averaged, which the lines that keep the metric call "sample"."""
+        return "gradient"
+
+    @property
+    def max_dim(self) -> int:
+        """The widest side of a weight that has a matrix for a factor."""
+        return sys.maxsize
 
     def __repr__(self) -> str:
         return sparing_repr(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -110,6 +111,8 @@ class LayerMoments(Metric):
     arXiv:2201.12250.
     """
 
+    named: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
+
     inputs: str = "input_moment"
     outputs: str = "output_moment"
     memory: Memory = Memory(0.95)
@@ -152,6 +155,8 @@ class LayerEigenvalues(Metric):
 
     Source: George et al. 2018, arXiv:1806.03884.
     """
+
+    named: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
 
     inputs: str = "layer_inputs"
     outputs: str = "output_gradients"
