@@ -80,6 +80,7 @@ def rotation_ops(rotations: Rotations, shape: tuple[int, ...]) -> tuple[Op, Op, 
 
     def merge(base: Tensor, order: Tensor, x: Tensor, weight: Tensor, step: Tensor) -> Tensor:
         """The weight: itself at first, later made again, as half precision has rounded it."""
+        # `step` is counted on the host, so nobody waits; and these lines run every N steps only.
         return weight.to(base) if int(step) == 1 else rotations.turn(base, order, x)
 
     def merge_foreach(*lists: list[Tensor]) -> list[Tensor]:
