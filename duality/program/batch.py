@@ -133,7 +133,7 @@ class Batch:
         self._env = {"gradient": [g.to(dtype) for g in gradients if g is not None]}
         self._env["weight"] = [self.weights[i] for i in self._chosen]
         self._rows = {}
-        if ROUNDINGS in self.state:
+        if self._chosen and ROUNDINGS in self.state:
             torch._foreach_add_(self.state[ROUNDINGS].listed(self._chosen), 1)
         for name in self.statistics:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])

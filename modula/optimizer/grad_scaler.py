@@ -27,7 +27,7 @@ def scale_and_overflow_(
     """
     if not hasattr(optimizer, "found_inf"):
         return 1.0 if loss_scale is None else loss_scale, False
-    scale = optimizer.grad_scale
+    scale = optimizer.grad_scale  # None after scaler.unscale_, which divides .grad alone
     if scale is None and loss_scale is None and is_needed:
         _refuse(
             optimizer,

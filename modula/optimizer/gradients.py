@@ -51,6 +51,7 @@ def usable_gradients(
     found = [(each, grad) for each in weights if (grad := each.weight.grad) is not None]
     check_dense(found)
     gradients = {id(each.weight): gradient for each, gradient in found}
+    # One wait for all weights; only where it says no are they looked at one by one.
     if squares_are_finite([*gradients.values()]):
         return gradients, set()
     check_finite(found)
@@ -77,6 +78,7 @@ def squares_are_finite(tensors: Sequence[Tensor]) -> bool:
     """
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for x in tensors:
+        # In the precision of state: squares of float16 overflow where those of state do not.
         dtype = torch.promote_types(x.dtype, torch.float32)
         alike.setdefault((x.device, dtype), []).append(x)
     lengths = [torch.stack(torch._foreach_norm(xs, 2, dtype)) for (_, dtype), xs in alike.items()]

@@ -125,3 +125,13 @@ def test_plans_count_the_bytes_of_state() -> None:
 def test_other_dtypes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"torch.bfloat16 or None; got torch.float16"):
         recipes.muon(nn.Linear(2, 2), state_dtype=torch.float16)
+
+
+def test_layers_without_a_gradient_are_left_alone() -> None:
+    net = network()
+    optimizer = recipes.muon(net, state_dtype=BF16)
+    before = [weight.detach().clone() for weight in net.parameters()]
+    net[2].weight.grad = torch.randn(16, 16)
+    optimizer.step()
+    moved = [not torch.equal(w, was) for w, was in zip(net.parameters(), before, strict=True)]
+    assert moved == [False, False, True, False, False, False]
