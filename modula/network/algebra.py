@@ -199,6 +199,7 @@ class Compose(Assembly):
         return prod(part.sensitivity for part in self.parts)
 
     def allot(self, budget: float) -> Iterator[tuple[Atom, float]]:
+        # From the last part to the first: what comes after a part multiplies its changes.
         after = 1.0
         for part, portion in reversed(self.portions(budget)):
             yield from part.allot(portion / after)

@@ -29,6 +29,7 @@ class Compound(Module):
 
     def __init__(self, expression: Module, **parts: nn.Module) -> None:
         super().__init__()
+        # Past nn.Module.__setattr__, which would register it and name every weight twice.
         self.__dict__["expression"] = expression
         for name, part in parts.items():
             self.add_module(name, part)

@@ -105,6 +105,7 @@ def _defaults(model: nn.Module) -> dict[str, Geometry]:
     for name, module, leaf, weight in _weights(model):
         geometry = _default(name, module, leaf, weight)
         if geometry is not None:
+            # named_parameters() shows a tied weight once, under the name of its first user.
             tied = len(set(users[id(weight)])) > 1
             found[name] = replace(geometry, role="tied") if tied else geometry
     return found

@@ -33,6 +33,7 @@ def share_(
 
     Raises ValueError where processes divided their batches into different numbers of microbatches.
     """
+    # Sorted, as collective calls must come in one order in every process.
     keys = sorted((name, each) for name, wanted in expected.items() for each in wanted)
     if not keys or dist.get_world_size(group) == 1:
         return
@@ -79,6 +80,7 @@ def _refuse_unequal(everywhere: Mapping[Key, Sequence[int]]) -> None:
 
 def _average_(statistics: Statistics, keys: Sequence[Key], group: dist.ProcessGroup | None) -> None:
     tensors = [statistics[name][each].contiguous() for name, each in keys]
+    # All are started before the first is awaited: many small messages overlap.
     works = [dist.all_reduce(tensor, group=group, async_op=True) for tensor in tensors]
     for work in works:
         work.wait()

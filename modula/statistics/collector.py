@@ -105,6 +105,7 @@ class Collector:
             if statistic.removeprefix(SAMPLED) in INPUTS:
                 taken[name][statistic] = accumulator.value(1.0, accumulator.rows)
             else:
+                # Autograd gives e / terms, as the loss is a mean; a moment of e has no such factor.
                 count = accumulator.terms if terms is None else terms
                 taken[name][statistic] = accumulator.value(count / loss_scale, count)
         for before, microbatches in self._microbatches.items():
@@ -166,6 +167,7 @@ class Collector:
         def see(x: Tensor | None, gradient: Tensor) -> None:
             if self._paused:
                 return
+            # Under autocast the products below would be rounded to half precision.
             with torch.autocast(gradient.device.type, enabled=False):
                 if self._wants(name, OUTPUTS):
                     self._add(name, OUTPUTS, owner.reader.outputs(owner.layer, gradient), owner)
@@ -184,6 +186,7 @@ class Collector:
             if self._paused:
                 return
             if self._pass + MICROBATCH_GRADIENTS in wanted:
+                # Counted even if not kept: M is the same for all weights.
                 expected = self._pass + MICROBATCH_GRADIENTS in self._expected[name]
                 self._microbatches[self._pass].add_(name, gradient if expected else None)
             if not self._pass and GRADIENT_TIMES_NOISE in wanted and name in self._noises:

@@ -74,6 +74,7 @@ def gradients_kept(model: nn.Module) -> Iterator[None]:
     """Extra backward passes inside leave every p.grad as it was, whatever happens."""
     before = [(weight, weight.grad, _copy_of_view(weight.grad)) for weight in model.parameters()]
     try:
+        # Set aside rather than zeroed: backward passes would add to the kept gradients in place.
         for weight, _, _ in before:
             weight.grad = None
         yield

@@ -23,6 +23,7 @@ def perturbed(weights: Iterable[Tensor], noises: Iterable[Tensor]) -> Iterator[N
     """
     weights, noises = list(weights), list(noises)
     _refuse(weights, noises)
+    # Copies, as (weight + noise) - noise is rounded and would not be the weight bit by bit.
     originals = [weight.detach().clone() for weight in weights]
     ids = {id(weight) for weight in weights}
     try:

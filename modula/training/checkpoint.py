@@ -63,6 +63,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     fresh = folder / f".new-{target.name}"
     with disk_errors_in_words("write", target):
         folder.mkdir(parents=True, exist_ok=True)
+        # A killed save leaves a folder of another name, which a new one would fail to create.
         for left_by_a_killed_save in folder.glob(".*-step-*"):
             shutil.rmtree(left_by_a_killed_save)
         try:
@@ -88,11 +89,13 @@ def _write(fresh: Path, checkpoint: Checkpoint) -> None:
     }
     for name, data in files.items():
         write_synced(fresh / name, data)
+    # The manifest is the last: where it is, what it names has reached the disk.
     write_synced(fresh / MANIFEST, json.dumps(manifest, indent=2).encode())
     sync_folder(fresh)
 
 
 def _weights_to_bytes(weights: dict[str, Tensor]) -> bytes:
+    # Cloned, as safetensors refuses tensors that share memory.
     apart = {name: weight.detach().contiguous().clone() for name, weight in weights.items()}
     return safetensors.torch.save(apart, {"format": "pt"})
 

@@ -135,6 +135,7 @@ def as_tokens(documents: Iterable[bytes]) -> Tensor:
 
 def random_windows(tokens: Tensor, context: int, count: int, seed: int, step: int) -> Tensor:
     """The windows of one step: int64 (count, context + 1), a pure function of (seed, step)."""
+    # A hash, as neighbouring seeds of a generator may give correlated first draws.
     digest = sha256(f"{seed}/{step}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
     starts = torch.randint(len(tokens) - context, (count,), generator=generator)

@@ -78,6 +78,7 @@ class Run:
         self.step += 1
         before = self._weights() if self._is_due(self.config.norms_every) else {}
         begin = perf_counter()
+        # Under IVON both passes are at the same drawn weights; other recipes move none.
         with self.optimizer.perturbed():
             value = self._backward(windows)
             self._sample(windows)
@@ -85,7 +86,7 @@ class Run:
         lr = self.optimizer.last_lr
         self.optimizer.zero_grad()
         self.schedule.step()
-        synchronize(self.device)
+        synchronize(self.device)  # kernels run behind the host: the clock would stop too early
         took = perf_counter() - begin
         self.seconds += took
         return Record(
