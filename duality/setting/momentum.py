@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,19 +22,22 @@ AVERAGE: Slots = (("momentum", Slot()),)
 
 
 class Momentum(ABC):
-    """An average of the gradients that the direction is derived from."""
+    """An average of the gradients that the direction is derived from; the gradient if none.
+
+    A subclass states `query`, `lines` and `slots`, or where else something is averaged.
+    """
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @property
-    @abstractmethod
     def query(self) -> str:
         """Name of the tensor that the direction is derived from."""
+        return "gradient"
 
-    @abstractmethod
     def lines(self) -> tuple[Line, ...]:
         """Lines that advance the average and leave `query`."""
+        return ()
 
     @property
     def slots(self) -> Slots:
@@ -54,26 +57,12 @@ class Momentum(ABC):
 class NoMomentum(Momentum):
     """The gradient itself."""
 
-    @property
-    def query(self) -> str:
-        return "gradient"
-
-    def lines(self) -> tuple[Line, ...]:
-        return ()
-
 
 @dataclass(frozen=True)
 class Between(Momentum):
     """Average the preconditioned gradients of a chain, in place of the gradients: Newton-Muon."""
 
     momentum: Momentum
-
-    @property
-    def query(self) -> str:
-        return "gradient"
-
-    def lines(self) -> tuple[Line, ...]:
-        return ()
 
     def between(self) -> Momentum | None:
         return self.momentum
@@ -84,13 +73,6 @@ class Behind(Momentum):
     """Average the directions, in place of the gradients: the heavy ball of natural gradients."""
 
     momentum: Momentum
-
-    @property
-    def query(self) -> str:
-        return "gradient"
-
-    def lines(self) -> tuple[Line, ...]:
-        return ()
 
     def behind(self) -> Momentum | None:
         return self.momentum
