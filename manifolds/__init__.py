@@ -2,6 +2,16 @@
 
 A Manifold has an exact projection, tangent space, retraction, residual and sampling.  An
 ExponentialFamily has the Fisher metric, and natural gradients.
+
+    base              Manifold and its laws;  region: sets with an inside
+    sphere, oblique   vectors of one length, on unit_vectors
+    stiefel, unit_condition_number, spectral_sphere, isospectral, spd    matrices
+    spectral_ball, norm_ball    regions
+    implicit          given by one function, on jacobian
+    transposed, product         manifolds made of manifolds
+    affine_invariant  geodesics of SPD;  rotations: charts of orthogonal blocks
+    families/         exponential families and variational Newton steps
+    numerics, checks  arithmetic at every scale; what manifolds are made of
 """
 
 from modula.manifolds.affine_invariant import (

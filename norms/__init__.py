@@ -1,4 +1,16 @@
-"""Norms on weights: `norm(x)`, `norm.dual(g)`, `norm.duality_map(g)`, any leading batch dims."""
+"""Norms on weights: `norm(x)`, `norm.dual(g)`, `norm.duality_map(g)`, any leading batch dims.
+
+base              Norm, MatrixNorm, and what all norms have: a factor, blocks, a metric
+vector            one long vector: L1, L2, RMS, Max
+spectral          Spectral and Nuclear;  schatten, ky_fan, on singular_values: the others
+operator          the largest stretch between two vector norms: rows and columns too
+over_blocks       sums over blocks;  blocks: how a weight is cut into them
+from_dual         a norm given by its dual;  lbfgs: the search for its value
+in_coordinates    norms behind a linear map of maps/
+modular           the norm of a whole network
+metrics/          coordinates that are estimated while training
+numerics, checks  arithmetic at every scale; whether arguments are of their kind
+"""
 
 if __name__ != "modula.norms":
     raise ImportError("this folder is the package modula.norms; import it by that name")

@@ -58,6 +58,12 @@ def _kinds(declared: type) -> dict[str, Any]:
         return {}
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError for a negative or non-finite number."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
+
+
 def is_kind(value: object, kind: Any) -> bool:
     """Whether a value is of a kind.  A NaN is no number, and neither is True."""
     origin, parts = get_origin(kind) or kind, get_args(kind)

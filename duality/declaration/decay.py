@@ -10,7 +10,7 @@ from modula.duality.program.names import MEAN_SQUARE
 from modula.duality.setting.derive import Derived, Setting
 from modula.kernels.elementwise import decay
 from modula.kernels.op import Op, Shape
-from modula.norms.checks import check_fields
+from modula.norms.checks import check_fields, check_not_negative
 from modula.norms.metrics.diagonal import Diagonal
 
 
@@ -25,8 +25,7 @@ class Decay(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not 0 <= self.rate < float("inf"):
-            raise ValueError(f"weight_decay must be zero or positive, and finite; got {self.rate}")
+        check_not_negative("weight_decay", self.rate)
 
     def line(self, result: str, op: Op, *reads: str, scale: float) -> Line:
         """A line under the rate, which is live, times a number that may differ by weight."""

@@ -23,7 +23,7 @@ from modula.duality import (
 from modula.duality.metrics.coordinates import describe, is_limited
 from modula.network.algebra import budgets_of
 from modula.network.declare import geometries_of
-from modula.norms.checks import check_fields
+from modula.norms.checks import check_fields, check_not_negative
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +70,6 @@ def declarations_of(
         )
         for name, geometry in geometries_of(model).items()
     }
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """Raise ValueError for a negative or non-finite hyperparameter."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
 
 
 def refuse_options_beside_groups(

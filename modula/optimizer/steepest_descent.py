@@ -23,7 +23,7 @@ from modula.duality import (
 )
 from modula.errors import errors_named
 from modula.network.declare import check_model
-from modula.norms.checks import check_kind
+from modula.norms.checks import check_kind, check_not_negative
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.certification import Certification
 from modula.optimizer.grad_scaler import scale_and_overflow_
@@ -34,7 +34,6 @@ from modula.optimizer.network_wide import check_length, length_rule
 from modula.optimizer.param_groups import (
     DeclaredWeight,
     Group,
-    check_not_negative,
     declarations_of,
     names_of,
     param_groups,

@@ -108,7 +108,7 @@ NEEDED = {
 }
 # Results and maps of tensors, which rules make and no user does, and what takes a function.
 NOT_DECLARED = (
-    *("Certificate", "Derived", "Line", "Live", "Plan", "Program", "Row", "Slot"),
+    *("Certificate", "Derived", "Line", "Live", "PerWeight", "Plan", "Program", "Row", "Slot"),
     *("FromDual", "Then", "Under"),
 )
 
