@@ -184,8 +184,10 @@ def made_feasible(norm: Norm, to_tangent: ToTangent, y: Tensor, ndim: int) -> Te
 
 
 def common_ndim(norm: Norm, manifold: Manifold) -> int:
+    """How many trailing dims one problem has: those of the norm or of the manifold."""
     return max(norm.ndim, manifold.ndim)
 
 
 def inner(x: Tensor, y: Tensor, ndim: int) -> Tensor:
+    """<x, y> over the last ndim dims, which are kept."""
     return (x * y).sum(tuple(range(-ndim, 0)), keepdim=True)
