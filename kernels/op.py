@@ -63,11 +63,6 @@ class Op:
     writes_first: bool = False
     fused_at: str | None = None
 
-    @property
-    def takes_lists(self) -> bool:
-        """Whether it runs over lists of weights, of any shapes, rather than on a stack of them."""
-        return self.foreach is not None
-
     @cached_property
     def fused(self) -> Twin:
         """The fused twin, imported."""
@@ -77,7 +72,7 @@ class Op:
 
     def twin(self, on_cuda: bool, lists: bool) -> Twin:
         """The fused twin on CUDA tensors where there is one, else the foreach or the plain one."""
-        if self.fused_at and on_cuda and lists == self.takes_lists:
+        if self.fused_at and on_cuda and lists == (self.foreach is not None):
             return self.fused
         return self.foreach if lists and self.foreach else self.plain
 

@@ -1,4 +1,7 @@
-"""Norms of a weight that add up those of its blocks: their sum, or the root of their squares."""
+"""Norms over the blocks of a weight, such as Q, K and V or heads: sum, or root of squares.
+
+The largest over the blocks, `norm.on(pattern)`, is Blocks in base.py; the cut is in blocks.py.
+"""
 
 from __future__ import annotations
 

@@ -95,21 +95,16 @@ class Batch:
         """The lines that all these programs have, with what may differ between the weights."""
         found = []
         for same in zip(*programs, strict=True):
-            first = same[0]
+            first, op = same[0], same[0].op
+            live = {k: v.name for k, v in first.options if isinstance(v, Live)}
             differing = [k for k, v in first.options if isinstance(v, PerWeight)]
             values = [each.values() for each in same] if differing else []
             # Counters stand on the CPU, also those of weights that do not.
             buffer = self.state.get(first.reads[0])
             tensors = self.weights if buffer is None else buffer.views
-            twin = first.op.twin(tensors[0].is_cuda, first.op.takes_lists)
-            found.append(
-                BatchLine(
-                    first.signature,
-                    first.bound(twin),
-                    {k: v.name for k, v in first.options if isinstance(v, Live)},
-                    {k: [each[k] for each in values] for k in differing},
-                )
-            )
+            call = first.bound(op.twin(tensors[0].is_cuda, op.foreach is not None))
+            lists = {k: [each[k] for each in values] for k in differing}
+            found.append(BatchLine(first, call, live, lists))
         return found
 
     def state_of(self, index: int) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class Line:
         if self.op.writes_first and self.result != self.reads[0]:
             raise ValueError(f"{self.op.name} overwrites {self.reads[0]}, not {self.result}")
         differing = [name for name, value in self.options if isinstance(value, PerWeight)]
-        if differing and not self.op.takes_lists:
+        if differing and self.op.foreach is None:
             raise ValueError(
                 f"{self.op.name} runs on all weights of a batch at once, and its option "
                 f"{differing[0]} cannot differ by weight: give it a value without PerWeight"
@@ -73,6 +73,8 @@ class Line:
     @property
     def signature(self) -> Line:
         """The line without what may differ within a batch."""
+        if not any(isinstance(value, PerWeight) for _, value in self.options):
+            return self
         options = ((k, PerWeight(0.0) if isinstance(v, PerWeight) else v) for k, v in self.options)
         return replace(self, options=tuple(options))
 

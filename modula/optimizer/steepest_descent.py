@@ -30,6 +30,7 @@ from modula.optimizer.grad_scaler import scale_and_overflow_
 from modula.optimizer.gradients import NonFiniteGradient, usable_gradients
 from modula.optimizer.initial_projection import InitialProjection, initial_projections, project_
 from modula.optimizer.network_statistics import NetworkStatistics
+from modula.optimizer.network_step import WeightBatches
 from modula.optimizer.network_wide import check_length, length_rule
 from modula.optimizer.param_groups import (
     DeclaredWeight,
@@ -41,7 +42,6 @@ from modula.optimizer.param_groups import (
     warn_of_limited_metrics,
 )
 from modula.optimizer.state_dict import check_loadable, copy_state_, fingerprint
-from modula.optimizer.weight_batches import WeightBatches
 
 # What a copy or a pickle needs besides torch's own; batches are derived again.
 _PICKLED = (

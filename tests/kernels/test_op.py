@@ -92,6 +92,6 @@ def test_an_elementwise_op_says_so_and_counts_entries() -> None:
         return x
 
     op = elementwise("same", plain, lambda xs: xs, flops=2, passes=3)
-    assert op.locality is Locality.ELEMENTWISE and op.takes_lists
+    assert op.locality is Locality.ELEMENTWISE and op.foreach is not None
     assert op.cost((10, 10), 4) == Cost(200, 1200)
-    assert all(each.takes_lists for each in ELEMENTWISE.values())
+    assert all(each.foreach for each in ELEMENTWISE.values())

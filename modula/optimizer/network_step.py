@@ -1,4 +1,4 @@
-"""All weights of an optimizer, in batches: one step of all of them."""
+"""One step of the whole network: all batches of weights, and the numbers that they wait for."""
 
 from __future__ import annotations
 
