@@ -16,7 +16,7 @@ class Stiefel(Manifold):
 
         L V = sym(W^T V) / radius,  L* Y = W sym(Y) / radius,  Y: (in, in)
         to_tangent(W, V) = V - W (W^T V + V^T W) / (2 radius^2)
-        retract(W, V) = radius * polar(W + V)     (in training by products: duality/rules/retraction.py)
+        retract(W, V) = radius * polar(W + V)     (by products: duality/rules/retraction.py)
 
     A square W is an orthogonal matrix. Where W is rank deficient several points are equally near;
     the SVD's completion of the singular vectors decides, which for W = 0 gives the first columns
