@@ -63,28 +63,41 @@ def noise(source: str) -> list[str]:
     return found
 
 
-ROOMS = (  # of modula/, from the lowest up: each imports from those before it
-    *("errors", "network", "statistics", "optimizer", "recipes", "training"),
-    *("laws", "verify", "cli", "__init__", "__main__"),
-)
+ROOMS = {  # of each folder that has some, from the lowest up: each imports from those before it
+    "kernels": ("op", "precision", "rounding", "elementwise", "spectral", "tangent", "moments"),
+    "duality": (
+        *("program", "setting", "metrics", "rules", "declaration"),
+        *("known_as", "plan", "certificate", "__init__"),
+    ),
+    "modula": (
+        *("errors", "network", "statistics", "optimizer", "recipes", "training"),
+        *("laws", "verify", "cli", "__init__", "__main__"),
+    ),
+}
+IN_ROOMS = [path for folder in ROOMS for path in sources(folder)]
 
 
-def upward(source: str, room: str) -> list[str]:
-    """Imports of a file in a room of modula/ that lead to a room above its own."""
-    parts = (name.split(".") for name in imported(ast.parse(source)))
-    rooms = [each[1] for each in parts if each[0] == "modula" and len(each) > 1]
-    return [each for each in rooms if each in ROOMS and ROOMS.index(each) > ROOMS.index(room)]
+def upward(source: str, folder: str, room: str) -> list[str]:
+    """Imports of a file in a room of a folder that lead to a room above its own."""
+    rooms, start = ROOMS[folder], ["modula"] if folder == "modula" else ["modula", folder]
+    parts = [name.split(".") for name in imported(ast.parse(source))]
+    found = [
+        each[len(start)] for each in parts if each[: len(start)] == start and each[len(start) :]
+    ]
+    return [each for each in found if each in rooms and rooms.index(each) > rooms.index(room)]
 
 
-@pytest.mark.parametrize("path", sources("modula"), ids=label)
-def test_rooms_of_modula_import_downwards(path: Path) -> None:
-    room = path.relative_to(ROOT / "modula").parts[0].removesuffix(".py")
-    assert upward(path.read_text(encoding="utf-8"), room) == []
+@pytest.mark.parametrize("path", IN_ROOMS, ids=label)
+def test_rooms_import_downwards(path: Path) -> None:
+    folder, room, *_ = path.relative_to(ROOT).parts
+    assert upward(path.read_text(encoding="utf-8"), folder, room.removesuffix(".py")) == []
 
 
 def test_an_import_of_a_higher_room_is_seen() -> None:
-    assert upward("from modula.optimizer.param_groups import Group", "network") == ["optimizer"]
-    assert upward("from modula.network.algebra import Module", "optimizer") == []
+    assert upward("from modula.optimizer.param_groups import Group", "modula", "network")
+    assert not upward("from modula.network.algebra import Module", "modula", "optimizer")
+    assert upward("from modula.duality.rules import general", "duality", "setting") == ["rules"]
+    assert upward("from modula.kernels.moments import root", "kernels", "spectral") == ["moments"]
 
 
 def test_every_folder_has_sources() -> None:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from functools import cache, singledispatch
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from modula.duality.program.line import Line, line
-from modula.duality.program.names import STATISTICS
 from modula.duality.program.slot import Slots
 from modula.kernels.op import Cost, Op, Shape
 from modula.norms.blocks import BlockView
 from modula.norms.maps.linear import Inverse, LinearChain, LinearMap, OnBlocks
 from modula.norms.metrics.base import First, Metric
-
-MEASURED = ("gradient", "query", *STATISTICS)
 
 
 class Build(Protocol):
@@ -180,21 +176,6 @@ def _(metric: First, shape: Shape) -> str:
     return f"first {describe(metric.metric, shape)}; no descent guarantee"
 
 
-def check_statistics(metric: Metric | None) -> None:
-    """Raise ValueError for a statistic that nothing measures: the metric would never learn."""
-    if metric is None:
-        return
-    for field in metric.named:
-        name = getattr(metric, field)
-        if name and name not in MEASURED:
-            (near,) = get_close_matches(name, MEASURED, n=1, cutoff=0.0)
-            raise ValueError(
-                f"{metric} has {field}={name!r}, which nothing measures: the nearest is {near!r}"
-            )
-    for inside in _metrics_of(metric).values():
-        check_statistics(inside)
-
-
 def is_limited(metric: Metric, shape: Shape) -> bool:
     """Whether a weight of this shape has a side too wide for the metric's max_dim."""
     return describe(metric, shape) != describe(_unlimited(metric), shape)
@@ -202,15 +183,7 @@ def is_limited(metric: Metric, shape: Shape) -> bool:
 
 def _unlimited(metric: Any) -> Any:
     """The metric, and those that it is made of, without a max_dim."""
-    changes: dict[str, Any] = {
-        name: _unlimited(inside) for name, inside in _metrics_of(metric).items()
-    }
+    changes: dict[str, Any] = {name: _unlimited(inside) for name, inside in metric.parts().items()}
     if metric.max_dim < sys.maxsize:
         changes["max_dim"] = sys.maxsize
     return replace(metric, **changes)
-
-
-def _metrics_of(metric: Any) -> dict[str, Metric]:
-    """The metrics that a metric is made of, by field."""
-    values = ((field.name, getattr(metric, field.name)) for field in fields(metric))
-    return {name: value for name, value in values if isinstance(value, Metric)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from torch import Tensor
 
-from modula.duality.metrics.coordinates import check_statistics
 from modula.duality.program.line import Line, renamed
+from modula.duality.program.names import STATISTICS
 from modula.duality.program.program import Program, counting_steps
 from modula.duality.program.slot import Slots
 from modula.duality.setting.momentum import Momentum, NoMomentum
@@ -87,6 +88,8 @@ class Derived:
         return self.scale * tensors[program.direction]
 
 
+MEASURED = ("gradient", "query", *STATISTICS)
+
 Key = tuple[type, type, type, type]
 Rule = Callable[[Setting, Shape], Derived]
 Condition = Callable[[Setting, Shape], bool]
@@ -147,11 +150,25 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
     setting.manifold.check_shape(tuple(shape))
     setting.norm.check_shape(tuple(shape))
     _check_moves_along_tangents(setting.manifold)
-    check_statistics(setting.metric)
+    if setting.metric is not None:
+        _check_statistics(setting.metric)
     rule = rule_for(setting, shape)
     if rule is None:
         raise NoRule(_no_rule(name, setting, shape))
     return rule(setting, shape)
+
+
+def _check_statistics(metric: Metric) -> None:
+    """Raise ValueError for a statistic that nothing measures: the metric would never learn."""
+    for field in metric.named:
+        name = getattr(metric, field)
+        if name and name not in MEASURED:
+            (near,) = get_close_matches(name, MEASURED, n=1, cutoff=0.0)
+            raise ValueError(
+                f"{metric} has {field}={name!r}, which nothing measures: the nearest is {near!r}"
+            )
+    for part in metric.parts().values():
+        _check_statistics(part)
 
 
 def rule_name(setting: Setting, shape: Shape) -> str:

@@ -87,6 +87,11 @@ class Metric(ABC):
     def __repr__(self) -> str:
         return sparing_repr(self)
 
+    def parts(self) -> dict[str, Metric]:
+        """The metrics that this one is made of, by field."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        return {name: value for name, value in values if isinstance(value, Metric)}
+
     def then(self, norm: Norm) -> Then:
         """First S^-p, then the norm's duality map: the chain.  No descent is guaranteed."""
         return Then(self, norm)
