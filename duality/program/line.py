@@ -63,8 +63,10 @@ class Line:
     def __post_init__(self) -> None:
         if self.op.writes_first and self.result != self.reads[0]:
             raise ValueError(f"{self.op.name} overwrites {self.reads[0]}, not {self.result}")
+        if self.op.foreach is not None:
+            return
         differing = [name for name, value in self.options if isinstance(value, PerWeight)]
-        if differing and self.op.foreach is None:
+        if differing:
             raise ValueError(
                 f"{self.op.name} runs on all weights of a batch at once, and its option "
                 f"{differing[0]} cannot differ by weight: give it a value without PerWeight"

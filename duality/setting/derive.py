@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 
 from torch import Tensor
 
@@ -123,23 +124,27 @@ def derives(
             names = ", ".join(each.__name__ for each in key)
             raise ValueError(f"({names}) already has a rule: {_RULES[key].__name__}")
         _RULES[key], _CONDITIONS[key] = rule, when
+        _nearest_first.cache_clear()
         return rule
 
     return register
 
 
-def rule_for(setting: Setting, shape: Shape) -> Rule | None:
-    """The registered rule nearest to the setting's types: norm first, then manifold."""
-    have = setting.types()
+@cache
+def _nearest_first(have: Key) -> tuple[Key, ...]:
+    """The registered types that these are or derive from, the nearest first."""
     fits = [key for key in _RULES if all(issubclass(h, k) for h, k in zip(have, key, strict=True))]
-    fits = [key for key in fits if _CONDITIONS[key](setting, shape)]
-    if not fits:
-        return None
 
     def distance(key: Key) -> tuple[int, ...]:
         return tuple(h.__mro__.index(k) for h, k in zip(have, key, strict=True))
 
-    return _RULES[min(fits, key=distance)]
+    return tuple(sorted(fits, key=distance))
+
+
+def rule_for(setting: Setting, shape: Shape) -> Rule | None:
+    """The registered rule nearest to the setting's types: norm first, then manifold."""
+    keys = _nearest_first(setting.types())
+    return next((_RULES[key] for key in keys if _CONDITIONS[key](setting, shape)), None)
 
 
 def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
