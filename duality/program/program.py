@@ -47,12 +47,7 @@ class Program:
 
     def _check_names(self) -> None:
         """Raise ValueError for a name that nothing gives a value."""
-        known = dict.fromkeys((*INPUTS, *STATISTICS, *self.state))
-        for each in (*self.draw, *self.lines):
-            for read in each.reads:
-                if read not in known:
-                    raise ValueError(f"`{each}` reads {read!r}, {_unknown(read, known)}")
-            known[each.result] = None
+        known = names_known((*self.draw, *self.lines), self.slots)
         for role, name in (("direction", self.direction), ("query", self.query)):
             if name not in known:
                 raise ValueError(f"the {role} of a program is {name!r}, {_unknown(name, known)}")
@@ -160,6 +155,17 @@ class Program:
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.lines))
+
+
+def names_known(lines: Iterable[Line], slots: Slots, *given: str) -> dict[str, None]:
+    """Names that have a value behind these lines; ValueError if a line reads one without."""
+    known = dict.fromkeys((*INPUTS, *STATISTICS, *given, *(name for name, _ in slots)))
+    for each in lines:
+        for read in each.reads:
+            if read not in known:
+                raise ValueError(f"`{each}` reads {read!r}, {_unknown(read, known)}")
+        known[each.result] = None
+    return known
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

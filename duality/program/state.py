@@ -55,7 +55,8 @@ class StateBuffer:
         """The state of these weights, equal in shape, as (rows, *shape); not a copy if all."""
         if self.whole is not None and len(rows) == len(self.views):
             return self.whole.to(self.working)
-        return torch.stack(self.listed(rows))
+        listed = self.listed(rows)
+        return listed[0].unsqueeze(0) if len(listed) == 1 else torch.stack(listed)
 
     def write_(self, rows: Sequence[int], values: Tensor | Sequence[Tensor], seed: int = 0) -> None:
         """Keep the values of these weights, (rows, *shape) or a list; seed: of the rounding."""

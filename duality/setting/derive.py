@@ -10,8 +10,8 @@ from functools import cache
 from torch import Tensor
 
 from modula.duality.program.line import Line, renamed
-from modula.duality.program.names import STATISTICS
-from modula.duality.program.program import Program, counting_steps
+from modula.duality.program.names import POINT, STATISTICS, STEP
+from modula.duality.program.program import Program, counting_steps, names_known
 from modula.duality.program.slot import Slots
 from modula.duality.setting.momentum import Momentum, NoMomentum
 from modula.duality.setting.potential import Potential, Unit
@@ -160,7 +160,10 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
     rule = rule_for(setting, shape)
     if rule is None:
         raise NoRule(_no_rule(name, setting, shape))
-    return rule(setting, shape)
+    derived = rule(setting, shape)
+    # Here, where names are the rule's own: later "query" is what the momentum calls it.
+    names_known((*derived.lines, *derived.after), derived.slots, "query", POINT, STEP)
+    return derived
 
 
 def _check_statistics(metric: Metric) -> None:

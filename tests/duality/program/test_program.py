@@ -56,7 +56,8 @@ def test_a_rule_that_misspells_trains_nothing_and_says_so() -> None:
         return Derived(MISSPELT)
 
     net = nn.Linear(4, 3, bias=False)
-    with pytest.raises(ValueError, match="weight: `direction = polar\\(qeury\\)` reads 'qeury'"):
+    words = r"weight: `direction = polar\(qeury\)` reads 'qeury', .* nearest is 'query'"
+    with pytest.raises(ValueError, match=words):
         SteepestDescent(net, groups=[Group({"weight": Declaration(Setting(RMSToRMS(), Odd()))})])
 
 
