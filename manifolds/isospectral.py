@@ -106,6 +106,14 @@ class Isospectral(Manifold):
         u, _, vh = scaled_svd(point + vector)
         return compose(u, values, vh).to(x.dtype)
 
+    def check_point(self, x: Tensor) -> None:
+        """Raise ValueError for a zero matrix without a spectrum: no rotation moves it."""
+        if self.spectrum is None and (x.abs().amax((-2, -1)) == 0).any():
+            raise ValueError(
+                f"a zero matrix on {self} keeps its singular values, which are all zero, and so "
+                f"never moves: initialise it with numbers, or give a spectrum"
+            )
+
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """Singular vectors uniform (Haar); without a spectrum, a standard normal matrix."""
         return self.project(torch.randn(shape, dtype=dtype))

@@ -55,6 +55,14 @@ class UnitConditionNumber(Manifold):
         q = _unscaled(point)
         return TangentConstraint(lambda v: _stretch(q.mT @ v), lambda y: q @ _stretch(y))
 
+    def check_point(self, x: Tensor) -> None:
+        """Raise ValueError for a zero matrix, or what `project` makes of one."""
+        if (x.abs().amax((-2, -1)) <= torch.finfo(torch.float32).tiny).any():
+            raise ValueError(
+                f"a zero matrix has no singular values that {self} could make equal: initialise it "
+                f"with numbers, as torch.nn.init.orthogonal_ does"
+            )
+
     def sample(self, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
         """The projection of a standard normal matrix: Q is uniform (Haar)."""
         return self.project(torch.randn(shape, dtype=dtype))

@@ -20,6 +20,7 @@ from modula.norms.numerics import (
     decreasing_root,
     flat,
     largest,
+    nonzero,
     ratio,
     split_scale,
 )
@@ -37,6 +38,7 @@ class Norm(ABC):
         <g, duality_map(g)> == dual(g)
         norm(c x) == |c| norm(x),  norm(x + y) <= norm(x) + norm(y)
         duality_map(0) == 0, and no argument is changed
+        duality_map(p g) == p duality_map(g) for p = nonzero_parts(h), of any h: 0 or 1 by part
     and for p = project(x, r), where the norm has a projection:
         norm(p) <= r,  project(p, r) == p,  <x - p, y - p> <= 0 for every norm(y) <= r
         norm.prox(x, s) + (the projection of x on dual(y) <= s) == x      (Moreau)
@@ -65,6 +67,14 @@ class Norm(ABC):
     @abstractmethod
     def duality_map(self, g: Tensor) -> Tensor:
         """The t of that maximum: steepest ascent at unit length.  The LMO is its negative."""
+
+    def nonzero_parts(self, g: Tensor) -> Tensor:
+        """Where each part that is measured by itself has an entry of g that is not zero: bool.
+
+        A part moves at unit length whatever the others do; of most norms it is the whole weight.
+        The shape broadcasts to that of g: (..., 1, ..., 1) here.
+        """
+        return nonzero(g, self.ndim)
 
     def project(self, x: Tensor, radius: float | Tensor = 1.0) -> Tensor:
         """The point nearest to x, in Frobenius distance, of the ball {||y|| <= radius}.
@@ -232,6 +242,9 @@ class Scaled(Norm):
     def duality_map(self, g: Tensor) -> Tensor:
         return self.norm.duality_map(g) / self.factor
 
+    def nonzero_parts(self, g: Tensor) -> Tensor:
+        return self.norm.nonzero_parts(g)
+
     def project(self, x: Tensor, radius: float | Tensor = 1.0) -> Tensor:
         self._check_positive(radius, "radius")
         return self.norm.project(x, radius / self.factor)
@@ -291,6 +304,10 @@ class Blocks(Norm):
 
     def duality_map(self, g: Tensor) -> Tensor:
         return self.from_blocks(self.norm.duality_map(self.to_blocks(g)), g.shape)
+
+    def nonzero_parts(self, g: Tensor) -> Tensor:
+        blocks = self.to_blocks(g)
+        return self.from_blocks(self.norm.nonzero_parts(blocks).expand_as(blocks), g.shape)
 
     def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
         return self.move_each(self.norm.project, unit, radius)

@@ -30,6 +30,12 @@ def largest(x: Tensor) -> Tensor:
     return x.amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
 
 
+def nonzero(x: Tensor, ndim: int) -> Tensor:
+    """Whether the last `ndim` dims of x, kept as ones, hold an entry that is not zero."""
+    dims = tuple(range(-ndim, 0))
+    return x != 0 if not ndim or not x.numel() else x.abs().amax(dims, keepdim=True) != 0
+
+
 def ratio(x: Tensor, y: Tensor) -> Tensor:
     """x / y, and 0 where y is 0.  A NaN in either stays NaN."""
     return torch.where(y == 0, torch.zeros_like(x), x / y)

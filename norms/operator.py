@@ -61,6 +61,9 @@ class Rows(MatrixNorm):
     def duality_map(self, g: Tensor) -> Tensor:
         return self.vector.duality_map(self.prepare(g)).to(g.dtype)
 
+    def nonzero_parts(self, g: Tensor) -> Tensor:
+        return self.vector.nonzero_parts(g)
+
     def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
         return self.vector.project(unit, radius.unsqueeze(-1))
 
@@ -94,6 +97,9 @@ class Columns(MatrixNorm):
 
     def duality_map(self, g: Tensor) -> Tensor:
         return self.vector.duality_map(self.prepare(g).mT).mT.to(g.dtype)
+
+    def nonzero_parts(self, g: Tensor) -> Tensor:
+        return self.vector.nonzero_parts(g.mT).mT
 
     def _nearest(self, unit: Tensor, radius: Tensor) -> Tensor:
         return self.vector.project(unit.mT, radius.unsqueeze(-1)).mT

@@ -97,6 +97,9 @@ class Max(VectorNorm):
     def dual_norm(self) -> VectorNorm:
         return L1(self.ndim)
 
+    def nonzero_parts(self, g: Tensor) -> Tensor:
+        return g != 0
+
     def _value(self, v: Tensor) -> Tensor:
         return largest(v.abs())
 

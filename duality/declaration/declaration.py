@@ -12,6 +12,7 @@ from modula.duality.program.line import PerWeight, Role, line, renamed
 from modula.duality.program.names import POINT
 from modula.duality.program.program import Program, counting_steps
 from modula.duality.rules.rotations import chart_shape, rotating
+from modula.duality.rules.silence import active_line
 from modula.duality.setting.derive import Derived, Setting, rule_name
 from modula.kernels.elementwise import update
 from modula.kernels.op import Shape
@@ -19,6 +20,7 @@ from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.isospectral import Isospectral
 from modula.manifolds.rotations import Rotations
 from modula.norms.checks import check_fields
+from modula.norms.vector import L2
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,11 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
         inner = program_of(free, chart_shape(rotations, shape), name)
         return rotating(inner, rotations, shape)
     derived = proposed(setting, shape, name, decay)
+    if any(scaler.normalises for scaler in declaration.scalers):
+        derived = _without_silence(derived, setting, shape)
     for scaler in declaration.scalers:
         derived = scaler.applied(derived, setting, shape)
-    derived, query = _with_decayed_gradient(derived, setting.momentum.query, decay)
+    derived = _with_decayed_gradient(derived, decay)
     shrink = decay and decay.shrink(derived.direction, declaration.budget, shape)
     lines, slots = counting_steps(derived.lines, derived.slots)
     step = line(
@@ -86,27 +90,36 @@ def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> 
             *derived.after,
         ),
         direction=derived.direction,
-        query=query,
+        query=derived.query,
         slots=slots,
         draw=derived.draw,
     )
+
+
+def _without_silence(derived: Derived, setting: Setting, shape: Shape) -> Derived:
+    """The derivation, whose direction is zero where the gradient is, if it is not already."""
+    if setting.potential.normalises:
+        return derived
+    still = active_line(L2(len(shape)), derived.direction)
+    return replace(derived, lines=(*derived.lines, still), direction=still.result)
 
 
 def _looks_back(derived: Derived) -> bool:
     return any(POINT in each.reads for each in derived.after)
 
 
-def _with_decayed_gradient(
-    derived: Derived, query: str, decay: Decay | None
-) -> tuple[Derived, str]:
-    """The derivation and its query, from a gradient that holds the decay if that is coupled."""
+def _with_decayed_gradient(derived: Derived, decay: Decay | None) -> Derived:
+    """The derivation from a gradient that holds the decay if that is coupled."""
     first = decay and decay.into_gradient()
     if not first:
-        return derived, query
+        return derived
     names = {"gradient": first.result}
-    lines = (first, *renamed(derived.lines, names))
-    direction = names.get(derived.direction, derived.direction)
-    return replace(derived, lines=lines, direction=direction), names.get(query, query)
+    return replace(
+        derived,
+        lines=(first, *renamed(derived.lines, names)),
+        direction=names.get(derived.direction, derived.direction),
+        query=names.get(derived.query, derived.query),
+    )
 
 
 def _rotations(setting: Setting) -> Rotations | None:

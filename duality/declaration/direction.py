@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modula.duality.declaration.decay import Decay
-from modula.duality.program.line import renamed
+from modula.duality.program.line import Line, renamed
+from modula.duality.rules.silence import active_line, moving_alone
 from modula.duality.setting.derive import Derived, Setting, derive
 from modula.kernels.op import Shape
+from modula.norms.metrics.base import First
 
 
 def proposed(
@@ -18,14 +20,28 @@ def proposed(
     Raises NoRule where nothing is known, ValueError where the shape does not fit.
     """
     derived = derive(setting, shape, name)
-    names = {"query": setting.momentum.query}
-    lines = (*setting.momentum.lines(), *renamed(derived.lines, names))
-    direction = names.get(derived.direction, derived.direction)
-    slots = (*setting.momentum.slots, *derived.slots)
-    derived = replace(derived, lines=lines, direction=direction, slots=slots)
+    lines, query = _queried(setting, shape)
+    names = {"query": query}
+    derived = replace(
+        derived,
+        lines=(*lines, *renamed(derived.lines, names)),
+        direction=names.get(derived.direction, derived.direction),
+        query=query,
+        slots=(*setting.momentum.slots, *derived.slots),
+    )
     if decay is not None:
         derived = decay.behind(derived)
     return _followed(derived, setting)
+
+
+def _queried(setting: Setting, shape: Shape) -> tuple[tuple[Line, ...], str]:
+    """Lines from the gradient to what the direction is derived from, and its name."""
+    momentum, chained = setting.momentum, isinstance(setting.metric, First)
+    averages = momentum.query != "gradient"
+    if not averages or not setting.potential.normalises or chained:  # a chain leaves out by itself
+        return momentum.lines(), momentum.query
+    still = active_line(moving_alone(setting, shape), momentum.query)
+    return (*momentum.lines(), still), still.result
 
 
 def _followed(derived: Derived, setting: Setting) -> Derived:

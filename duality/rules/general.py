@@ -49,6 +49,6 @@ def general_solver(setting: Setting, shape: Shape) -> Derived:
             line("direction", first, "solved"),
             line("dual", second, "solved"),
         ),
-        after=retraction(setting.manifold),
+        after=retraction(setting.manifold, len(shape)),
         slots=(("dual", Slot()),),
     )

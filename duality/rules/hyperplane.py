@@ -40,5 +40,5 @@ def hyperplane_root(setting: Setting, shape: Shape) -> Derived:
     op = hyperplane_op(setting.norm, setting.manifold)
     return Derived(
         (tangent_line(setting.manifold, shape), line("direction", op, "weight", "tangent")),
-        after=retraction(setting.manifold),
+        after=retraction(setting.manifold, len(shape)),
     )

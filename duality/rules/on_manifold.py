@@ -9,6 +9,7 @@ from torch import Tensor
 from modula.duality.program.cost import cost_of_projections, cost_of_tangents
 from modula.duality.program.line import Line, line
 from modula.duality.rules.retraction import (
+    point_dims,
     polar_retraction,
     retraction,
     scaled_polar_retraction,
@@ -22,7 +23,6 @@ from modula.kernels.tangent.stiefel import stiefel_map
 from modula.kernels.tangent.unit_condition import unit_condition_map
 from modula.manifolds.base import Manifold
 from modula.manifolds.numerics import symmetric
-from modula.manifolds.oblique import Oblique
 from modula.manifolds.spd import SPD
 from modula.manifolds.stiefel import Stiefel
 from modula.manifolds.unit_condition_number import UnitConditionNumber
@@ -35,9 +35,7 @@ from modula.norms.vector import L1, EuclideanLength, Max
 @cache
 def to_tangent_op(manifold: Manifold, ndim: int) -> Op:
     """The part of the query whose negative, the step, is tangent; rounding noise becomes zero."""
-    along_one_axis = {"rows": (-1,), "columns": (-2,)}
-    axis = manifold.axis if isinstance(manifold, Oblique) else ""
-    dims = along_one_axis.get(axis, tuple(range(-ndim, 0)))
+    dims = point_dims(manifold, ndim)
 
     def to_tangent(weight: Tensor, query: Tensor) -> Tensor:
         tangent = -manifold.to_tangent(weight, -query)
@@ -63,7 +61,7 @@ def riemannian_gradient(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (tangent_line(manifold, shape), line("direction", normalise, "tangent", ndim=norm.ndim)),
         scale=1 / norm.factor(trailing_size(norm, shape)),
-        after=retraction(manifold),
+        after=retraction(manifold, len(shape)),
     )
 
 
@@ -124,5 +122,5 @@ def symmetric_duality_map(setting: Setting, shape: Shape) -> Derived:
             tangent_line(setting.manifold, shape),
             line("direction", _symmetric_map(setting.norm), "tangent"),
         ),
-        after=retraction(setting.manifold),
+        after=retraction(setting.manifold, len(shape)),
     )

@@ -32,5 +32,5 @@ def steepest_in_cone(setting: Setting, shape: Shape) -> Derived:
     region = cast(Region, setting.manifold)
     return Derived(
         (line("direction", cone_op(setting.norm, region), "weight", "query"),),
-        after=retraction(region),
+        after=retraction(region, len(shape)),
     )

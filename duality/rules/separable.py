@@ -72,7 +72,7 @@ def _separable(setting: Setting, shape: Shape) -> Derived:
     return Derived(
         (tangent_line(setting.manifold, shape), direction),
         scale=scale,
-        after=retraction(setting.manifold),
+        after=retraction(setting.manifold, len(shape)),
     )
 
 

@@ -15,6 +15,7 @@ from modula.duality.program.cost import cost_of_projections, cost_of_rounds
 from modula.duality.program.line import Line, line, renamed
 from modula.duality.rules.on_manifold import tangent_line
 from modula.duality.rules.retraction import retraction
+from modula.duality.rules.silence import active_line
 from modula.duality.rules.solvers.general import ROUNDS, steepest_tangent
 from modula.duality.rules.solvers.hyperplane import is_hyperplane, steepest
 from modula.duality.rules.solvers.projections import onto_ball
@@ -153,13 +154,17 @@ def chain(setting: Setting, shape: Shape) -> Derived:
     inner = derive(replace(setting, metric=None), shape)
     momentum = setting.momentum.between()
     between = {"gradient": "preconditioned", "query": "followed"}
-    names = {"query": between.get(momentum.query, momentum.query) if momentum else "preconditioned"}
+    followed = between.get(momentum.query, momentum.query) if momentum else "preconditioned"
     average = momentum.lines() if momentum else ()
+    averages = momentum is not None or setting.momentum.query != "gradient"
+    still = (active_line(setting.norm, followed),) if averages else ()
+    names = {"query": still[0].result if still else followed}
     return Derived(
         (
             *kept.observing(found.before),
             *kept.through(found.whitened, "query", "preconditioned"),
             *renamed(average, between),
+            *still,
             *renamed(inner.lines, names),
             *kept.observing(found.after),
         ),
@@ -217,7 +222,7 @@ def _constrained(setting: Setting, shape: Shape, first: tuple[Line, ...], read: 
             line("direction", op, "weight", read, *measured.reads),
             *kept.observing(found.after),
         ),
-        after=retraction(setting.manifold),
+        after=retraction(setting.manifold, len(shape)),
         slots=found.slots,
         measured=measured,
     )

@@ -62,6 +62,7 @@ class Derived:
     scale      makes its norm one under the declared norm
     after      lines that bring the stepped weight back to the manifold
     direction  name of the tensor followed
+    query      name of the tensor that it is dual to
     slots      the state that the lines keep, and what it holds at first
     draw       lines from the state to "noise", if the gradient is to be taken at a random point
     measured   under a metric, the norm in which the direction is steepest; None if in none
@@ -71,6 +72,7 @@ class Derived:
     scale: float = 1.0
     after: tuple[Line, ...] = ()
     direction: str = "direction"
+    query: str = "query"
     slots: Slots = ()
     draw: tuple[Line, ...] = ()
     measured: Measured | None = None

@@ -2,6 +2,7 @@
 
 from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,7 +12,12 @@ from modula.norms.vector import Max, VectorNorm
 
 
 class Potential(ABC):
-    """The convex function whose conjugate's gradient turns a momentum into an update."""
+    """The convex function whose conjugate's gradient turns a momentum into an update.
+
+    normalises  whether the smallest momentum makes as long an update as any
+    """
+
+    normalises: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class Unit(Potential):
 @dataclass(frozen=True)
 class Sharp(Potential):
     """As long as the gradient, in the dual norm: argmax of <g, t> - ||t||^2 / 2.  SGD."""
+
+    normalises: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,6 +103,8 @@ class Within(Potential):
 
     Source: Liu et al. 2023, arXiv:2305.14342, for the largest entry.
     """
+
+    normalises: ClassVar[bool] = False
 
     norm: Norm
     radius: float = 1.0

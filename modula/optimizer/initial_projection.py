@@ -29,16 +29,19 @@ class InitialProjection(NamedTuple):
 def initial_projections(declared: DeclaredWeight) -> list[InitialProjection]:
     """The projection of the weight to its manifold; [] where its own rounding keeps it off.
 
-    Raises ValueError where that fails, or where the weight is at a point without tangents.
+    Raises ValueError where that fails, or where the weight is at a point that no step leaves.
     """
     name, weight, declaration = declared
     manifold = declaration.setting.manifold
+    for scaler in declaration.scalers:
+        scaler.check_point(weight)
     distance = float(manifold.residual(weight).max()) if weight.numel() else 0.0
     if not distance > OFF_MANIFOLD:
         manifold.check_point(weight)
         return []
     (working,) = in_working_dtype(weight)
     point = manifold.project(working)
+    manifold.check_point(point)
     # Half precision is further off by rounding alone: a run that goes on must not be moved by it.
     rounding = torch.finfo(weight.dtype).eps / 2
     moved = torch.linalg.vector_norm(point - working)

@@ -46,7 +46,7 @@ def test_the_table_shows_every_weight_and_no_column_that_nobody_fills(plan: Plan
 
 def test_each_program_is_printed_once_under_the_weights_that_run_it(plan: Plan) -> None:
     text = plan.programs()
-    assert text.count("direction = polar(momentum)") == 1
+    assert text.count("direction = polar(active)") == 1
     assert text.count("square = unbiased_average_square") == 1
 
 
@@ -55,7 +55,7 @@ def test_data_and_page_hold_the_same_rows(plan: Plan) -> None:
     assert [row["name"] for row in rows] == ["a.weight", "b.weight", "e"]
     assert rows == json.loads(json.dumps(plan.to_dicts()))
     page = plan.to_html()
-    assert page.lstrip().lower().startswith("<!doctype html>") and "polar(momentum" in page
+    assert page.lstrip().lower().startswith("<!doctype html>") and "polar(active" in page
 
 
 def test_rounded_state_is_counted_as_it_is_kept() -> None:

@@ -78,6 +78,20 @@ def test_duality_map_is_the_gradient_of_the_dual_norm(norm: Norm, seed: int) -> 
 
 @each_norm
 @few
+@given(data=st.data(), seed=seeds())
+def test_parts_are_measured_by_themselves(norm: Norm, data: st.DataObject, seed: int) -> None:
+    g = data.draw(NORMS[norm])
+    silenced = like(g, seed)
+    silenced = silenced * (silenced > silenced.mean())
+    parts = norm.nonzero_parts(silenced).expand_as(g)
+    assert parts[silenced != 0].all()
+    one, other = g.where(parts, 0.0), g.where(parts, torch.zeros_like(g)) - g
+    assert_close(norm.duality_map(one), norm.duality_map(g).where(parts, 0.0))
+    assert_close(norm.dual(one) + norm.dual(other), norm.dual(g))
+
+
+@each_norm
+@few
 @given(data=st.data(), factor=st.floats(0.01, 100))
 def test_rescaling_rule(norm: Norm, data: st.DataObject, factor: float) -> None:
     x = data.draw(NORMS[norm])

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from modula.duality.program.line import Line
 from modula.duality.setting.derive import Derived, Setting
 from modula.kernels.op import Shape
@@ -17,13 +19,15 @@ class Scaler(ABC):
 
     A Declaration holds any number of kinds; each sees what the ones before it have made.
 
-    turns  whether the direction changes, not only its length
+    turns       whether the direction changes, not only its length
+    normalises  whether the smallest direction becomes as long as any
     """
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     turns: ClassVar[bool] = True
+    normalises: ClassVar[bool] = False
 
     @abstractmethod
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
@@ -31,6 +35,9 @@ class Scaler(ABC):
 
         derived  everything up to the direction d; the step follows derived.scale * d
         """
+
+    def check_point(self, weight: Tensor) -> None:  # noqa: B027
+        """Raise ValueError for a weight that no scaled direction moves; most move any."""
 
 
 def continued_by(

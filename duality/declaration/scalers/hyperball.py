@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
 
 from modula.duality.declaration.scalers.base import Scaler, continued_by
 from modula.duality.program.line import line
@@ -18,8 +21,10 @@ class Hyperball(Scaler):
 
         W <- R unit(W - lr R unit(d)),    unit(x) = x / ||x||
 
-    Any direction on a sphere, not projected on its tangent space.  A zero weight never moves.
+    Any direction on a sphere, not projected on its tangent space.  A zero weight would never move.
     """
+
+    normalises: ClassVar[bool] = True
 
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
         if not isinstance(setting.manifold, Euclidean):
@@ -34,3 +39,11 @@ class Hyperball(Scaler):
             scale=1.0,
             after=(line("weight", length.at_length, "weight", "radius", ndim=ndim),),
         )
+
+    def check_point(self, weight: Tensor) -> None:
+        """Raise ValueError for a zero weight, whose length stays zero."""
+        if not weight.any():
+            raise ValueError(
+                f"{self} keeps a weight's length, and this one is zero and would never move: "
+                f"initialise it with numbers, or leave {self} out"
+            )

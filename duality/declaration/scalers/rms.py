@@ -24,6 +24,7 @@ class MatchRMS(Scaler):
     """
 
     turns: ClassVar[bool] = False
+    normalises: ClassVar[bool] = True
 
     rms: float = 0.2
 

@@ -32,7 +32,8 @@ def test_programs_print_as_they_are_written() -> None:
     program = program_of(Declaration(Setting(RMSToRMS(), momentum=Average(0.95))), (32, 8))
     assert str(program) == (
         "momentum = average(momentum, gradient, beta=0.95)\n"
-        "direction = polar(momentum)\n"
+        "active = active[weight](momentum, gradient)\n"
+        "direction = polar(active)\n"
         "weight = step(weight, direction, lr, scale=2)"
     )
     assert program.state == ("momentum",)

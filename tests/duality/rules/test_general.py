@@ -35,12 +35,14 @@ def test_a_plan_names_the_solver() -> None:
     assert row.rule == "general_solver"
     assert row.known_as == "Riemannian steepest descent"
     assert str(row.program).splitlines()[1:] == [
-        "tangent = to_tangent[Stiefel()](weight, momentum)",
+        "active = active[weight](momentum, gradient)",
+        "tangent = to_tangent[Stiefel()](weight, active)",
         "solved = splitting[Max(), Stiefel()](weight, tangent, dual)",
         "direction = first(solved)",
         "dual = second(solved)",
+        "point = copy(weight)",
         "weight = step(weight, direction, lr, scale=1)",
-        "weight = project[Stiefel()](weight)",
+        "weight = retract[Stiefel()](point, weight)",
     ]
 
 

@@ -216,8 +216,9 @@ def test_a_plan_names_the_solver_and_the_region() -> None:
     assert (row.rule, row.known_as) == ("steepest_in_cone", "Muon in a region")
     assert str(row.program).splitlines() == [
         "direction = splitting[RMSToRMS(), SpectralBall(radius=2.0)](weight, gradient)",
+        "point = copy(weight)",
         "weight = step(weight, direction, lr, scale=1)",
-        "weight = project[SpectralBall(radius=2.0)](weight)",
+        "weight = retract[SpectralBall(radius=2.0)](point, weight)",
     ]
 
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 import modula
 from modula.duality import NoMomentum
-from modula.manifolds import SPD, Isospectral, Manifold, SpectralSphere, Stiefel, Transposed
+from modula.manifolds import SPD, Isospectral, Manifold, SpectralSphere, Transposed
 from modula.norms import L2, Max, Norm, RMSToRMS
 
 LR, DECAY = 0.1, 0.5
@@ -66,11 +66,6 @@ def test_a_weight_without_a_declared_spectrum_keeps_its_own(
         optimizer.step()
     assert norm(net[0].weight.detach() - start) > LR / 2
     assert_close(torch.linalg.svdvals(net[0].weight.detach()), before, rtol=0, atol=1e-12)
-
-
-def test_no_copy_is_made_where_the_projection_is_the_retraction() -> None:
-    net = network(Stiefel(), (5, 4))
-    assert "copy" not in modula.SteepestDescent(net, LR).plan.programs()
 
 
 @pytest.mark.parametrize("norm", [FROBENIUS, RMSToRMS()], ids=str)

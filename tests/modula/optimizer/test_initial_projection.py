@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import modula
-from modula import SteepestDescent
-from modula.duality import Setting
+from modula import Group, SteepestDescent
+from modula.duality import Declaration, Setting
 from modula.manifolds import (
     Implicit,
     Isospectral,
+    Manifold,
     NormBall,
     Oblique,
     SpectralBall,
     SpectralBand,
+    SpectralSphere,
     Sphere,
     Stiefel,
     UnitConditionNumber,
@@ -196,3 +198,53 @@ def test_a_layer_that_shows_no_inputs_is_found_before_any_weight_is_projected() 
     with pytest.raises(ValueError, match="own"):
         modula.SteepestDescent(modula.declare(net, overrides))
     assert all(map(torch.equal, values(net), before))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 4), (2, 5, 3)], ids=str)
+@pytest.mark.parametrize("manifold", [UnitConditionNumber(), Isospectral()], ids=str)
+def test_a_zero_weight_that_no_step_would_move_is_refused(
+    manifold: UnitConditionNumber | Isospectral, shape: tuple[int, ...]
+) -> None:
+    weight = nn.Parameter(torch.zeros(shape))
+    net = nn.ParameterDict({"matrix": weight})
+    declaration = Declaration(Setting(RMSToRMS(), manifold))
+    with pytest.raises(ValueError, match="matrix: a zero matrix .*initialise it"):
+        SteepestDescent(net, groups=[Group({"matrix": declaration})])
+    assert not weight.any()
+
+
+@pytest.mark.parametrize("name", ["unit_condition", "poet"])
+def test_recipes_refuse_a_zero_hidden_matrix(name: str) -> None:
+    net = network()
+    nn.init.zeros_(net[0].weight)
+    with pytest.raises(ValueError, match=r"0\.weight: a zero matrix"):
+        modula.recipes.RECIPES[name](net)
+
+
+def test_a_length_that_is_kept_is_not_zero() -> None:
+    net = network()
+    nn.init.zeros_(net[2].weight)
+    declare_hidden = modula.recipes.muon(network(), scalers=(modula.duality.Hyperball(),))
+    assert declare_hidden.plan.rows
+    scaled = {
+        name: Declaration(Setting(L2(weight.ndim)), scalers=(modula.duality.Hyperball(),))
+        for name, weight in net.named_parameters()
+    }
+    with pytest.raises(ValueError, match=r"2\.weight: Hyperball\(\) keeps a weight's length"):
+        SteepestDescent(net, groups=[Group(scaled)])
+
+
+@pytest.mark.parametrize(
+    "manifold",
+    [Stiefel(), Sphere(ndim=2), Oblique("rows"), SpectralSphere(2.0), Isospectral((1.0, 0.5))],
+    ids=str,
+)
+def test_elsewhere_a_zero_weight_is_projected_and_said(
+    manifold: Manifold, caplog: pytest.LogCaptureFixture
+) -> None:
+    weight = nn.Parameter(torch.zeros(6, 4))
+    declaration = Declaration(Setting(RMSToRMS(), manifold))
+    with caplog.at_level(logging.WARNING):
+        SteepestDescent(nn.ParameterDict({"w": weight}), groups=[Group({"w": declaration})])
+    assert manifold.residual(weight.detach()) < 1e-5
+    assert "projected" in caplog.text

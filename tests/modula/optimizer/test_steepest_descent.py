@@ -117,7 +117,7 @@ def test_the_plan_reads_as_a_table_and_as_data() -> None:
         assert each.name in text
     assert "polar(" in plan.to_html()
     assert '"known_as"' in plan.to_json()
-    assert "direction = polar(query)" in plan.programs()
+    assert "direction = polar(active)" in plan.programs()
     with pytest.raises(KeyError, match="no weight is named 'x'"):
         plan["x"]
 
