@@ -10,7 +10,7 @@ endif
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: demo test check lint layout types bench docs help clean
+.PHONY: demo test check lint layout types bench docs contract help clean
 
 demo: ## train a small GPT on the Python standard library; ARGS="--steps 100" adds options
 	@$(PYTHON) .ci/setup_env.py
@@ -41,6 +41,10 @@ bench: ## every script of benchmarks/, one after the other
 docs: ## the pages of docs/, into docs/_build
 	@$(PYTHON) .ci/setup_env.py --extras docs
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+
+contract: ## docs/contract.md: what happens when one does this or that to an optimizer
+	@$(PYTHON) .ci/setup_env.py --extras dev
+	PYTHONPATH=tests/support $(BIN)/python -m habits
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)

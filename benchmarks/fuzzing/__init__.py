@@ -1,0 +1,1 @@
+"""Random networks, gradients and habits for `benchmarks/fuzz.py`, and what must hold of each."""
