@@ -25,6 +25,7 @@ from modula.duality.program.batch import Batch, batches
 from modula.duality.program.line import Line, Live, PerWeight, Role, line
 from modula.duality.program.program import Program
 from modula.duality.program.slot import Slot
+from modula.duality.setting.accuracy import Accuracy, Exact, Fast
 from modula.duality.setting.derive import Derived, NoRule, Setting, derive, derives
 from modula.duality.setting.momentum import (
     Average,
@@ -44,6 +45,7 @@ for room in (metrics, rules):
         import_module(file.name)
 
 __all__ = [
+    "Accuracy",
     "Average",
     "Batch",
     "Behind",
@@ -58,6 +60,8 @@ __all__ = [
     "Decoupled",
     "Derived",
     "EntryMoments",
+    "Exact",
+    "Fast",
     "Graft",
     "HeavyBall",
     "Hyperball",

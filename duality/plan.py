@@ -22,7 +22,10 @@ from modula.kernels.op import Shape
 
 @dataclass(frozen=True)
 class Row:
-    """What is done to one weight, and why."""
+    """What is done to one weight, and why.
+
+    error, above  of its direction's singular values: see kernels.op.Error
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -37,6 +40,8 @@ class Row:
     rule: str
     known_as: str
     program: Program
+    error: float
+    above: float
     twin: str
     flops: float
     bytes: float
@@ -50,6 +55,7 @@ def row_of(
     setting = declaration.setting
     program = program_of(declaration, shape, name)
     cost = program.cost(shape, itemsize)
+    error, above = program.error(shape, max(itemsize, 4))
     return Row(
         name=name,
         shape=tuple(shape),
@@ -64,6 +70,8 @@ def row_of(
         rule=rule_of(setting, shape),
         known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
         program=program,
+        error=error,
+        above=above,
         twin="plain",
         flops=cost.flops,
         bytes=cost.bytes,
@@ -100,7 +108,7 @@ class Plan:
         share = kept / max(1, sum(prod(row.shape) for row in self.rows))
         caption = (
             f"{len(self.rows)} weights; a step costs {flops:.3g} FLOPs, {moved:.3g} bytes; "
-            f"state: {share:.3g} bytes a weight entry"
+            f"state: {share:.3g} bytes a weight entry" + self._errors()
         )
         table = Table(title="What is done to each weight, and why", caption=caption)
         for column in (*columns, "MFLOPs"):
@@ -109,6 +117,17 @@ class Plan:
             cells = _cells(row)
             table.add_row(*(cells[c] for c in columns), f"{row.flops / 1e6:.3g}")
         return table
+
+    def _errors(self) -> str:
+        """A line of the caption on directions that miss more than rounding of the steepest."""
+        found = [row for row in self.rows if row.error > 0]
+        if not found:
+            return ""
+        error, above = (max(getattr(row, name) for row in found) for name in ("error", "above"))
+        return (
+            f"\nspectral directions (of {len(found)}): singular values within {error:.3g} of one, "
+            f"less where below {above:.3g} of the largest; accuracy=Exact() has all at one"
+        )
 
     def __str__(self) -> str:
         # Wide enough that no cell is cut: a table in a log file has no terminal to fit.

@@ -6,7 +6,7 @@ from enum import Enum
 from functools import cached_property
 from importlib import import_module
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -43,12 +43,24 @@ def elementwise_cost(flops: float, passes: int) -> Callable[..., Cost]:
     return cost
 
 
+class Error(NamedTuple):
+    """How far an op's matrices may be from what it stands for.
+
+    size   of the error of a singular value, relative; none is too large by more
+    above  the share of the largest from which on none is too small by more
+    """
+
+    size: float = 0.0
+    above: float = 0.0
+
+
 @dataclass(frozen=True)
 class Op:
     """One piece of tensor arithmetic, called like a function on tensors or lists of them.
 
     plain     pure; any leading batch dims; valid in float64: this is the definition
     cost      cost(shape of one weight, itemsize, **options) -> Cost
+    error     error(the same) -> Error, for singular values by polynomials; None: rounding alone
     foreach   for elementwise ops: the same arithmetic over lists of tensors, first argument
               overwritten when `writes_first`, so that state and weights are updated in place
     fused_at  "module:function" of the fused twin, imported on first use: CPU hosts need no Triton.
@@ -62,6 +74,7 @@ class Op:
     foreach: Callable[..., list[Tensor]] | None = None
     writes_first: bool = False
     fused_at: str | None = None
+    error: Callable[..., Error] | None = None
 
     @cached_property
     def fused(self) -> Twin:

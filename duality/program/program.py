@@ -13,7 +13,7 @@ from modula.duality.program.line import Line, Live, line
 from modula.duality.program.names import INPUTS, MEAN_SQUARE, STATISTICS, STEP
 from modula.duality.program.slot import COUNTER, Slot, Slots
 from modula.kernels.elementwise import update
-from modula.kernels.op import Cost, Locality, Shape
+from modula.kernels.op import Cost, Error, Locality, Shape
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,10 @@ class Program:
         """Work of one step on one weight, averaged over the steps that a line is left out."""
         return sum((_share(each, shape, itemsize) for each in self.lines), Cost())
 
+    def error(self, shape: Shape, itemsize: int) -> Error:
+        """The worst of its lines; Error() where all are right to rounding."""
+        return max((_error(each, shape, itemsize) for each in self.lines), default=Error())
+
     def run(self, **tensors: Tensor) -> dict[str, Tensor]:
         """Every named tensor after one step, by the plain twins: the definition.
 
@@ -180,6 +184,11 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 def _share(each: Line, shape: Shape, itemsize: int) -> Cost:
     cost = each.op.cost(each.shape or shape, itemsize, **each.values())
     return Cost(cost.flops / each.every, cost.bytes / each.every)
+
+
+def _error(each: Line, shape: Shape, itemsize: int) -> Error:
+    error = each.op.error
+    return error(each.shape or shape, itemsize, **each.values()) if error else Error()
 
 
 def counting_steps(lines: tuple[Line, ...], slots: Slots) -> tuple[tuple[Line, ...], Slots]:

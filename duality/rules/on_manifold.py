@@ -16,7 +16,7 @@ from modula.duality.rules.retraction import (
 )
 from modula.duality.rules.solvers.general import NOISE
 from modula.duality.rules.unconstrained import trailing_size
-from modula.duality.setting.derive import Derived, Setting, derives
+from modula.duality.setting.derive import Derived, Setting, derives, may_approximate
 from modula.kernels.elementwise.length import normalise
 from modula.kernels.op import Op, Shape
 from modula.kernels.tangent.stiefel import stiefel_map
@@ -65,7 +65,7 @@ def riemannian_gradient(setting: Setting, shape: Shape) -> Derived:
     )
 
 
-@derives(Spectral, Stiefel)
+@derives(Spectral, Stiefel, when=may_approximate)
 def manifold_muon(setting: Setting, shape: Shape) -> Derived:
     """Manifold Muon: the steepest tangent of the Stiefel manifold, then its polar retraction.
 
@@ -80,7 +80,7 @@ def manifold_muon(setting: Setting, shape: Shape) -> Derived:
     )
 
 
-@derives(Spectral, UnitConditionNumber)
+@derives(Spectral, UnitConditionNumber, when=may_approximate)
 def unit_condition_muon(setting: Setting, shape: Shape) -> Derived:
     """Manifold Muon, and growth: the steepest tangent of all multiples of the Stiefel manifold.
 

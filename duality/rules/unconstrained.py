@@ -10,7 +10,7 @@ from torch import Tensor
 from modula.duality.metrics.views import view_ops
 from modula.duality.program.cost import cost_of_projections
 from modula.duality.program.line import line
-from modula.duality.setting.derive import Derived, Setting, derive, derives
+from modula.duality.setting.derive import Derived, Setting, derive, derives, may_approximate
 from modula.duality.setting.potential import Clip, Sharp, ShortStep, Unit
 from modula.kernels.elementwise.length import normalise, normalise_columns, normalise_rows
 from modula.kernels.elementwise.update import sign
@@ -36,11 +36,12 @@ def exact_duality_map(setting: Setting, shape: Shape) -> Derived:
     return Derived((line("direction", duality_map_op(setting.norm), "query"),))
 
 
-@derives(Spectral)
+@derives(Spectral, when=may_approximate)
 def muon(setting: Setting, shape: Shape) -> Derived:
     """Muon: the polar factor of the momentum.
 
-    argmax <m, t> over ||t|| <= 1 is radius * U V^T for m = U S V^T.  Source: arXiv:2409.20325.
+    argmax <m, t> over ||t|| <= 1 is radius * U V^T for m = U S V^T; this one's singular values are
+    off by what `polar.error` says.     Source: arXiv:2409.20325.
     """
     norm = cast(Spectral, setting.norm)
     return Derived((line("direction", polar, "query"),), scale=norm.unit_radius(shape))
@@ -102,7 +103,7 @@ def blockwise(setting: Setting, shape: Shape) -> Derived:
     view, view_back = view_ops(norm.view, tuple(shape))
     block = norm.block_shape(tuple(shape))
     blocks = (prod(shape) // prod(block), *block)
-    inner = derive(Setting(norm.norm), block)
+    inner = derive(Setting(norm.norm, accuracy=setting.accuracy), block)
     names = {"query": "blocks", "direction": "block_directions"}
     return Derived(
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 
@@ -13,6 +13,7 @@ from modula.duality.program.line import Line, renamed
 from modula.duality.program.names import POINT, STATISTICS, STEP
 from modula.duality.program.program import Program, counting_steps, names_known
 from modula.duality.program.slot import Slots
+from modula.duality.setting.accuracy import Accuracy, Exact, Fast
 from modula.duality.setting.momentum import Momentum, NoMomentum
 from modula.duality.setting.potential import Potential, Unit
 from modula.kernels.op import Shape
@@ -26,13 +27,17 @@ from modula.norms.metrics.base import Metric
 
 @dataclass(frozen=True)
 class Setting:
-    """Norm, manifold, metric, potential and momentum of one weight."""
+    """Norm, manifold, metric, potential and momentum of one weight, and how accurate its direction.
+
+    The accuracy is a way to compute it, and no part of the geometry: saved state does not know it.
+    """
 
     norm: Norm
     manifold: Manifold = Euclidean()
     metric: Metric | None = None
     potential: Potential = Unit()
     momentum: Momentum = NoMomentum()
+    accuracy: Accuracy = field(default=Fast(), repr=False)  # saved states hold settings as text
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -99,6 +104,11 @@ Condition = Callable[[Setting, Shape], bool]
 
 _RULES: dict[Key, Rule] = {}
 _CONDITIONS: dict[Key, Condition] = {}
+
+
+def may_approximate(setting: Setting, shape: Shape) -> bool:
+    """The `when` of rules that miss more than rounding of the steepest direction."""
+    return not isinstance(setting.accuracy, Exact)
 
 
 class NoRule(LookupError):
@@ -170,12 +180,12 @@ def derive(setting: Setting, shape: Shape, name: str = "weight") -> Derived:
 
 def _check_statistics(metric: Metric) -> None:
     """Raise ValueError for a statistic that nothing measures: the metric would never learn."""
-    for field in metric.named:
-        name = getattr(metric, field)
+    for key in metric.named:
+        name = getattr(metric, key)
         if name and name not in MEASURED:
             (near,) = get_close_matches(name, MEASURED, n=1, cutoff=0.0)
             raise ValueError(
-                f"{metric} has {field}={name!r}, which nothing measures: the nearest is {near!r}"
+                f"{metric} has {key}={name!r}, which nothing measures: the nearest is {near!r}"
             )
     for part in metric.parts().values():
         _check_statistics(part)

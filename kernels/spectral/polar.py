@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from modula.kernels.op import Cost, Op, Shape, check_matrix
+from modula.kernels.op import Cost, Error, Op, Shape, check_matrix
 from modula.kernels.spectral.polynomials import PolarExpress, Polynomials
 from modula.kernels.spectral.products import (
     STRIP,
@@ -19,9 +19,16 @@ from modula.kernels.spectral.products import (
     symmetric_product,
 )
 
-# Half precision gets more room above the bound: its rounding moves singular values by a percent.
+# Singular values within 6 % of one, which is all that training needs.
 DEFAULT = PolarExpress(steps=5, lower=1.5e-3, safety=1.01, schatten=8)
+# Half precision gets more room above the bound: its rounding moves singular values by a percent.
 DEFAULT_HALF = PolarExpress(steps=5, lower=1.5e-3, safety=1.05, schatten=8)
+# Within 1e-7: for float64, and for small matrices, whose products are not what takes the time.
+NEAR = PolarExpress(steps=7, lower=1e-3, safety=1.01, schatten=8)
+SMALL = 32  # up to this short side a matrix is small
+
+# By so many at most a singular value that just arrives is off in float32 and float64, as measured.
+ROUNDINGS = 512.0
 
 # Gram squares X afresh before rounding, grown by the product of a_t^2, would pass this.
 GROWTH = 0.6
@@ -185,6 +192,13 @@ def restarts(polynomials: Polynomials, roundoff: float) -> tuple[int, ...]:
     return tuple(cuts)
 
 
+def default_polynomials(short: int, dtype: torch.dtype) -> Polynomials:
+    """How many terms a matrix of this short side gets, computed in this dtype."""
+    if dtype.itemsize < 4:
+        return DEFAULT_HALF
+    return NEAR if short <= SMALL or dtype == torch.float64 else DEFAULT
+
+
 @lru_cache(maxsize=1024)  # once for each shape of a network, not in each step
 def choose_form(
     short: int, long: int, polynomials: Polynomials, dtype: torch.dtype, device: str = "cpu"
@@ -211,6 +225,7 @@ def polar_plain(
 ) -> Tensor:
     """scale * U V^T for x = U S V^T: (..., m, n), to the error of `polynomials`; zero gives zero.
 
+    Left out, these are `default_polynomials`: see there, and `polar_error`, for what they miss.
     On CPU, half precision is computed in float32, which is the faster one there.
     A matrix with an entry that is not finite gives one that is not finite.
     """
@@ -219,9 +234,8 @@ def polar_plain(
         return x.clone()
     half = x.dtype in (torch.float16, torch.bfloat16)
     working = torch.float32 if half and x.device.type == "cpu" else x.dtype
-    if polynomials is None:
-        polynomials = DEFAULT if working.itemsize > 2 else DEFAULT_HALF
     short, long = sorted(x.shape[-2:])
+    polynomials = polynomials or default_polynomials(short, working)
     form = form or choose_form(short, long, polynomials, working, x.device.type)
     # Normalised before it is rounded: half precision has few exponents.
     unit = _unit(x).to(working).reshape(-1, *x.shape[-2:])
@@ -256,11 +270,31 @@ def polar_cost(
     form: Form | None = None,
 ) -> Cost:
     """Of the products of the chosen form."""
-    polynomials, (short, long) = polynomials or DEFAULT, sorted(shape[-2:])
-    dtype = {2: torch.bfloat16, 4: torch.float32}.get(itemsize, torch.float64)
+    (short, long), dtype = sorted(shape[-2:]), _dtype(itemsize)
+    polynomials = polynomials or default_polynomials(short, dtype)
     form = form or choose_form(short, long, polynomials, dtype)
     one, batch = form.products(polynomials).cost(short, long, itemsize), prod(shape[:-2])
     return Cost(batch * one.flops, batch * one.bytes)
+
+
+def polar_error(
+    shape: Shape, itemsize: int = 4, *, polynomials: Polynomials | None = None, **options: object
+) -> Error:
+    """Of the singular values, for the polynomials of this shape.
+
+    What arrives is said of the bound that x is divided by: in the worst case, where all singular
+    values are equal, that is safety * short^(1 / schatten) times the largest.  Half precision moves
+    them by a percent more.
+    """
+    short, dtype = min(shape[-2:]), _dtype(itemsize)
+    used = polynomials or default_polynomials(short, dtype)
+    above = used.lower * used.safety * short ** (1 / used.schatten)
+    rounding = ROUNDINGS * torch.finfo(dtype).eps if itemsize > 2 else 0.0
+    return Error(max(used.error, rounding), min(above, 1.0))
+
+
+def _dtype(itemsize: int) -> torch.dtype:
+    return {2: torch.bfloat16, 4: torch.float32}.get(itemsize, torch.float64)
 
 
 def exact_polar(x: Tensor) -> Tensor:
@@ -277,4 +311,4 @@ def exact_polar(x: Tensor) -> Tensor:
     return ((u * (s > floor).unsqueeze(-2)) @ vh).to(x.dtype)
 
 
-polar = Op("polar", polar_plain, polar_cost)
+polar = Op("polar", polar_plain, polar_cost, error=polar_error)

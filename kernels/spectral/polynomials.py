@@ -1,10 +1,11 @@
 """Odd polynomials whose composition sends every singular value towards one."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from math import sqrt
+from functools import cached_property, lru_cache
+from math import log10, sqrt
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 Term = tuple[float, float, float]
@@ -16,6 +17,8 @@ CUSHION = 0.02407327424182761
 # Below this relative width the equioscillating quintic is its limit to all digits of a float64.
 NARROW = 5e-6
 
+POINTS = 20_001  # at which the error of a list is measured
+
 
 @dataclass(frozen=True)
 class Polynomials:
@@ -25,6 +28,7 @@ class Polynomials:
     schatten   2, 4 or 8: the input is divided by safety * (sum of sigma_i^schatten)^(1/schatten),
                an upper bound on sigma_max; a list made for one of them is not right for another
     safety     >= 1: room for rounding, which can push a singular value above its bound
+    lower      the smallest singular value, relative to the bound, that has to arrive
     name       how it prints
     """
 
@@ -32,6 +36,7 @@ class Polynomials:
     schatten: int = 2
     safety: float = 1.0
     name: str = "Polynomials"
+    lower: float = 1e-3
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -47,6 +52,13 @@ class Polynomials:
             square = sigma * sigma
             sigma = sigma * (a + square * (b + c * square))
         return sigma
+
+    @cached_property
+    def error(self) -> float:
+        """max |1 - p(s)| over lower <= s <= 1; below it p(s) is no larger than 1 + error."""
+        # Logarithmic, as the polynomials are steep near `lower`.
+        sigma = torch.logspace(log10(self.lower), 0, POINTS, dtype=torch.float64)
+        return float((1 - self(sigma)).abs().max())
 
     def __str__(self) -> str:
         return self.name
@@ -139,4 +151,4 @@ def PolarExpress(
         low = min(_value(term, low), 1.0)  # rounding may carry it past one
         high = 2 - low
     name = f"PolarExpress(steps={steps}, lower={lower:g}, safety={safety:g}, schatten={schatten})"
-    return Polynomials(tuple(terms), schatten, safety, name)
+    return Polynomials(tuple(terms), schatten, safety, name, lower)

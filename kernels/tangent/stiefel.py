@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from modula.kernels.op import Cost, Locality, Op, Shape, check_matrix
-from modula.kernels.spectral.polar import polar
-from modula.kernels.spectral.polynomials import PolarExpress
+from modula.kernels.spectral.polar import NEAR, polar
 from modula.kernels.spectral.products import one_by_one, skew
 from modula.kernels.spectral.rescale import rescale
 from modula.kernels.tangent.stiefel_split import split_direction
@@ -30,7 +29,7 @@ NOISE = 32.0  # a tangent part below this many roundings of G is no direction at
 DRIFT = 4.0  # nor is one below this many times the distance of W from the manifold
 
 # Nearer than Muon's five steps, which leave a gap of their own.
-POLAR = {"polynomials": PolarExpress(steps=7, lower=1e-3, safety=1.01, schatten=8)}
+POLAR = {"polynomials": NEAR}
 
 
 def stiefel_map_plain(weight: Tensor, gradient: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from modula.duality import (
+    Accuracy,
     Average,
     Clip,
     Decay,
@@ -90,9 +91,15 @@ def refuse_options_beside_groups(
 
 
 def param_groups(
-    groups: Sequence[Group], weights: Mapping[str, nn.Parameter], lr: float
+    groups: Sequence[Group],
+    weights: Mapping[str, nn.Parameter],
+    lr: float,
+    accuracy: Accuracy | None = None,
 ) -> list[dict[str, Any]]:
-    """One row of torch's param_groups for each group that has a weight of the model."""
+    """One row of torch's param_groups for each group that has a weight of the model.
+
+    accuracy  of all directions; None leaves it to the declarations
+    """
     declared = {name for group in groups for name in group.declarations}
     missing = [name for name in weights if name not in declared]
     if missing or not weights:
@@ -103,7 +110,11 @@ def param_groups(
     return [
         {
             "params": [(name, weights[name]) for name in group.declarations if name in weights],
-            "declarations": [d for name, d in group.declarations.items() if name in weights],
+            "declarations": [
+                d if accuracy is None else replace(d, setting=replace(d.setting, accuracy=accuracy))
+                for name, d in group.declarations.items()
+                if name in weights
+            ],
             "lr": lr if group.lr is None else group.lr,
         }
         for group in groups

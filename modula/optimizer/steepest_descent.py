@@ -11,9 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from modula.duality import (
+    Accuracy,
     Average,
     Decay,
     Declaration,
+    Fast,
     Momentum,
     Plan,
     Potential,
@@ -78,6 +80,8 @@ class SteepestDescent(torch.optim.Optimizer):
                   None keeps it in float32, or in the dtype of the weight if that is finer
     process_group the processes that average gradients, for metrics that read statistics of the
                   network: see `watch`
+    accuracy      Exact() computes all directions by decompositions, Fast() spectral ones by few
+                  products, off as the plan says; None leaves it to the declarations: Fast()
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
     Frozen weights (requires_grad=False) are left out.
@@ -99,6 +103,7 @@ class SteepestDescent(torch.optim.Optimizer):
         certify_every: int | None = None,
         state_dtype: torch.dtype | None = None,
         process_group: dist.ProcessGroup | None = None,
+        accuracy: Accuracy | None = None,
     ) -> None:
         check_model("SteepestDescent", model)
         for name, value, kind, default in (
@@ -108,6 +113,7 @@ class SteepestDescent(torch.optim.Optimizer):
             ("weight_decay", weight_decay, float | Decay, 0.0),
             ("groups", groups, Sequence[Group] | None, None),
             ("maximize", maximize, bool, False),
+            ("accuracy", accuracy, Accuracy | None, Fast()),
         ):
             check_kind("SteepestDescent", name, value, kind, default)
         check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
@@ -136,7 +142,7 @@ class SteepestDescent(torch.optim.Optimizer):
         # Collected while groups are added, and made when all is derived: until then an error
         # leaves every weight as it was.
         self._projections: list[InitialProjection] | None = []
-        super().__init__(param_groups(groups, weights, rate), {"lr": rate})
+        super().__init__(param_groups(groups, weights, rate, accuracy), {"lr": rate})
         self.watch(model, process_group)
         project_(self._projections)
         self._projections = None

@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, NamedTuple, ParamSpec, cast, get_type_hints
 
-from modula.duality import Clip, ShortStep
+from modula.duality import Accuracy, Clip, Fast, ShortStep
 from modula.errors import suggest
 from modula.network.declare import check_model
 from modula.norms.checks import check_kind
@@ -28,6 +28,7 @@ class Option(NamedTuple):
 HANDED_ON = {
     "potential": Option(Clip | ShortStep),  # any other is each weight's own
     "maximize": Option(bool, False),
+    "accuracy": Option(Accuracy | None, Fast()),
     **dict.fromkeys(("on_nonfinite", "certify_every", "state_dtype", "process_group"), Option(Any)),
 }
 

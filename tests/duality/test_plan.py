@@ -1,15 +1,28 @@
 """The plan: what a row says, and its table, page and data."""
 
 import json
+import re
 
 import pytest
 from rich.console import Console
 
-from modula.duality import Average, Declaration, Plan, Setting, Sharp, Unbiased, plan_of, program_of
+from modula.duality import (
+    Average,
+    Declaration,
+    Exact,
+    Plan,
+    Setting,
+    Sharp,
+    Unbiased,
+    plan_of,
+    program_of,
+)
 from modula.manifolds import Stiefel
 from modula.norms import L2, Diagonal, RMSToRMS
 
 MUON = Declaration(Setting(RMSToRMS(), momentum=Average()), budget=0.5)
+EXACT = Declaration(Setting(RMSToRMS(), accuracy=Exact()))
+FUSED = Declaration(Setting(RMSToRMS().on("(b o) i -> b o i", b=2)))
 ADAM = Declaration(
     Setting(L2(2), metric=Diagonal(), potential=Sharp(), momentum=Unbiased()), role="embedding"
 )
@@ -56,6 +69,30 @@ def test_data_and_page_hold_the_same_rows(plan: Plan) -> None:
     assert rows == json.loads(json.dumps(plan.to_dicts()))
     page = plan.to_html()
     assert page.lstrip().lower().startswith("<!doctype html>") and "polar(active" in page
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("w", (8, 4), MUON, 4)], r"directions \(of 1\): singular values within 6.1e-05 of one"),
+        (
+            [("w", (768, 768), MUON, 8)],
+            "within 1.18e-08 of one, less where below 0.00232 of the largest",
+        ),
+        (
+            [("w", (768, 768), MUON, 4)],
+            "within 0.0587 of one, less where below 0.00348 of the largest",
+        ),
+        ([("v", (8, 4), MUON, 4), ("w", (64, 40), MUON, 2)], r"\(of 2\).*0.0587.*0.0024 "),
+        ([("w", (80, 40), FUSED, 4), ("e", (9, 3), ADAM, 4)], r"\(of 1\).*0.0587.*0.0024 "),
+        ([("w", (768, 768), EXACT, 4)], ""),
+        ([("e", (64, 64), ADAM, 4)], ""),
+    ],
+    ids=str,
+)
+def test_it_states_how_far_spectral_directions_are_off(rows, said: str) -> None:
+    text = " ".join(str(plan_of(rows)).split())
+    assert re.search(said, text) if said else "spectral directions" not in text
 
 
 def test_rounded_state_is_counted_as_it_is_kept() -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from modula.duality.declaration.direction import proposed
 from modula.duality.declaration.scalers.base import Scaler, continued_by
 from modula.duality.program.line import Line, Live, line
+from modula.duality.setting.accuracy import Fast
 from modula.duality.setting.derive import Derived, Setting
 from modula.kernels.elementwise import length
 from modula.kernels.op import Shape
@@ -20,7 +21,7 @@ class Graft(Scaler):
     The other setting runs beside this one on state of its own, named graft_...; lines that both
     have, such as an equal momentum, run once.
 
-    setting  whose direction d' gives the length
+    setting  whose direction d' gives the length, found no less accurately than d
     Source: Agarwal et al. 2020, arXiv:2002.11803.
     """
 
@@ -29,7 +30,9 @@ class Graft(Scaler):
     setting: Setting
 
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
-        graft = replace(self.setting, norm=self.setting.norm.over(len(shape)))
+        own = self.setting
+        accuracy = setting.accuracy if isinstance(own.accuracy, Fast) else own.accuracy
+        graft = replace(own, norm=own.norm.over(len(shape)), accuracy=accuracy)
         other = _beside(derived, proposed(graft, shape))
         ndim = len(shape)
         return continued_by(

@@ -1,5 +1,7 @@
 """polar against the SVD, its invariances, its extreme inputs, and what its two forms cost."""
 
+from math import log10
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,15 +18,18 @@ from modula.kernels.spectral.polar import (
     Gram,
     Standard,
     choose_form,
+    default_polynomials,
     exact_polar,
     polar,
     polar_cost,
+    polar_error,
     restarts,
 )
 from modula.kernels.spectral.polynomials import PolarExpress, Polynomials, Term
 from modula.kernels.spectral.products import STRIP, symmetric_product
 from strategies import batches, matrices, seeds
 
+DTYPES = {4: torch.float32, 8: torch.float64}
 EXACT = PolarExpress(11, lower=1e-4, safety=1.01, schatten=8)
 FORMS = [Standard(), Gram(), Gram((2,))]
 
@@ -317,7 +322,8 @@ def test_strips_are_the_whole_product(n: int) -> None:
 def test_strips_leave_no_trace_in_the_result() -> None:
     x = normal(2, 2 * STRIP + 40, 2 * STRIP + 90)
     small = Standard()(x / torch.linalg.matrix_norm(x, keepdim=True), DEFAULT, 1.0)
-    assert_close(polar(x, form=Standard()), small, rtol=0, atol=1e-11)
+    out = polar(x, polynomials=DEFAULT, form=Standard())
+    assert_close(out, small, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (2, 9, 6), (300, 310), (310, 300)])
@@ -329,6 +335,57 @@ def test_gradients_flow() -> None:
     x = normal(3, 5).requires_grad_()
     for form in FORMS:
         assert torch.autograd.gradcheck(lambda x, form=form: polar(x, form=form), (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "shape", [(2, 2), (1, 1), (1, 7), (5, 3), (12, 6), (4, 16, 16), (32, 400), (70, 31)], ids=str
+)
+def test_small_matrices_are_within_a_thousandth(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    for seed in range(10):
+        x = normal(*shape, seed=seed, dtype=dtype)
+        share = torch.linalg.svdvals(x) / torch.linalg.matrix_norm(x, ord=2)[..., None]
+        sigma = torch.linalg.svdvals(polar(x).double())
+        assert sigma.max() < 1 + 1e-4
+        assert (sigma - 1).abs()[share > polar_error(shape).above].max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (300, 310), (33, 33)], ids=str)
+def test_float64_is_within_a_thousandth_at_any_size(shape: tuple[int, ...]) -> None:
+    sigma = torch.linalg.svdvals(polar(normal(*shape)))
+    assert sigma.max() < 1 + 1e-7 and sigma.mean() > 1 - 1e-2
+
+
+@pytest.mark.parametrize(
+    ("shape", "itemsize", "stated"),
+    [
+        ((384, 384), 4, 5.87e-2),
+        ((40, 64), 4, 5.87e-2),
+        ((12, 6), 4, 6.1e-5),
+        ((32, 9), 4, 6.1e-5),
+        ((300, 310), 8, 1.18e-8),
+        ((5, 3), 8, 1.18e-8),
+    ],
+    ids=str,
+)
+def test_the_stated_error_holds(shape: tuple[int, ...], itemsize: int, stated: float) -> None:
+    """For singular values down to a thousandth of the smallest that arrives."""
+    error, above = polar_error(shape, itemsize)
+    assert error == pytest.approx(stated, rel=0.01)
+    sigma = torch.logspace(0, log10(above) - 3, min(shape), dtype=torch.float64)
+    x = with_singular_values(*shape, sigma)
+    out = orthogonal(shape[0], 1)[:, : len(sigma)].mT @ polar(x.to(DTYPES[itemsize])).double()
+    arrived = (out @ orthogonal(shape[1], 2)[:, : len(sigma)]).diagonal()
+    assert arrived.max() <= 1 + error
+    assert (1 - arrived[sigma >= above]).max() <= error
+
+
+def test_normal_sizes_keep_their_five_steps() -> None:
+    for short in (33, 64, 768):
+        assert default_polynomials(short, torch.float32) == DEFAULT
+        assert default_polynomials(short, torch.bfloat16) == DEFAULT_HALF
+    assert default_polynomials(2, torch.float16) == DEFAULT_HALF  # rounding moves more than terms
+    assert polar_cost((768, 768)).flops == 15 * 2 * 768**3
 
 
 def momentum_like(rows: int, columns: int) -> Tensor:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from published_polynomials import JORDAN, YOU5, YOU6
 from torch.testing import assert_close
 
+from modula.kernels.spectral.polar import DEFAULT, DEFAULT_HALF, NEAR
 from modula.kernels.spectral.polynomials import (
     CUSHION,
     PolarExpress,
@@ -166,6 +167,25 @@ def test_no_other_schedule_of_the_same_length_does_better() -> None:
 def test_without_safety_an_input_above_the_bound_explodes() -> None:
     assert PolarExpress(5)(1.01) > 1e90
     assert 0.85 < PolarExpress(5, safety=1.05)(1.01) < 1.15
+
+
+@pytest.mark.parametrize(
+    ("polynomials", "error"),
+    [
+        (DEFAULT, 5.87e-2),
+        (DEFAULT_HALF, 8.71e-2),
+        (NEAR, 1.18e-8),
+        (PolarExpress(6, cushion=0.0), 9.2e-4),
+        (PolarExpress(5, lower=3e-4, safety=1.01), 5.03e-1),
+    ],
+    ids=str,
+)
+def test_the_error_of_a_list_holds_from_its_lower_end_on(
+    polynomials: Polynomials, error: float
+) -> None:
+    assert polynomials.error == pytest.approx(error, rel=2e-2)
+    assert (polynomials(grid(polynomials.lower)) - 1).abs().max() <= 1.001 * error + 1e-2 * error
+    assert polynomials(grid(0.0)).max() <= 1 + 1.01 * error  # what is smaller is not longer
 
 
 def test_jordan_does_not_fix_one() -> None:

@@ -91,6 +91,27 @@ PASSED_OVER: dict[str, dict[str, str]] = {
 EXACT = ("adam", "preconditioned", "gradient_descent", "sign_descent")
 
 
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("muon", 1e-5),
+        ("modular", 1e-5),
+        ("scion", 1e-5),
+        ("clipped", 1e-5),
+        ("newton_muon_sandwich", 1e-5),
+    ],
+)
+def test_an_exact_direction_misses_rounding(name: str, tolerance: float) -> None:
+    torch.manual_seed(0)
+    gaps = []
+    for accuracy in (None, modula.duality.Exact()):
+        net = nn.Sequential(nn.Linear(6, 36), nn.Tanh(), nn.Linear(36, 64), nn.Linear(64, 3))
+        watched = RECIPES[name](net, certify_every=1, accuracy=accuracy)
+        train(watched, net, 0, 1)
+        gaps.append(max(watched.certificates.values()))
+    assert gaps[0] > 3 * tolerance and gaps[1] < tolerance
+
+
 @pytest.mark.parametrize("name", [*RECIPES])
 def test_looking_changes_nothing_and_finds_what_is_steepest(
     name: str, caplog: pytest.LogCaptureFixture

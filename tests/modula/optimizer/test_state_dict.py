@@ -12,6 +12,7 @@ from snapshots import assert_unchanged, snapshot
 from torch import nn
 
 import modula
+from modula.duality import Exact
 from modula.recipes import RECIPES
 
 
@@ -67,6 +68,27 @@ def test_geometry_is_part_of_a_checkpoint() -> None:
     assert_unchanged(other, before)
     with pytest.raises(ValueError, match=r"groups of \[2, 2\] weights, this optimizer of \[4\]"):
         modula.recipes.adamw(network()).load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "geometry"),
+    [
+        ("muon", "RMSToRMS() Euclidean() None Unit() Average(beta=0.95, nesterov=True) budget 1"),
+        ("sgd", "Frobenius() Euclidean() None Sharp() NoMomentum() budget 1"),
+        (
+            "shampoo",
+            "Frobenius() Euclidean() Kronecker(fit=Sum(), memory=Memory(beta=0.99), damping=1e-06) "
+            "Sharp() Unbiased(beta=0.9) Graft(setting=Setting(norm=L2(), manifold=Euclidean(), "
+            "metric=Diagonal(), potential=Sharp(), momentum=Unbiased(beta=0.9))) budget 1",
+        ),
+    ],
+)
+def test_accuracy_is_no_part_of_a_checkpoint(name: str, geometry: str) -> None:
+    saved = RECIPES[name](network()).state_dict()
+    assert saved["param_groups"][0]["geometry"][0] == geometry
+    exact = RECIPES[name](network(), accuracy=Exact())
+    exact.load_state_dict(saved)
+    assert exact.state_dict()["param_groups"] == saved["param_groups"]
 
 
 def test_loading_foreign_state_is_refused() -> None:

@@ -10,10 +10,10 @@ from published_polynomials import YOU6
 from torch import Tensor, nn
 
 import modula
-from modula.duality import NoRule, ShortStep
+from modula.duality import Clip, Exact, NoRule, ShortStep
 from modula.kernels.spectral.polar import exact_polar, polar
 from modula.manifolds import Sphere
-from modula.norms import RMS, Max
+from modula.norms import RMS, Max, RMSToRMS
 
 Make = Callable[[nn.Module], modula.SteepestDescent]
 
@@ -154,6 +154,34 @@ def test_the_plan_knows_it_by_its_name() -> None:
     assert row.known_as == "short-step conditional gradient (S3CG)"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "options", "length"),
+    [
+        ("clipped", {"rho": 5.0}, 5.0),
+        ("clipped", {"rho": 0.25}, 0.25),
+        ("modular", {"potential": Clip(5.0)}, 5.0),
+        ("muon", {}, 1.0),
+        ("scion", {"constrained": False, "radius": 3.0}, 3.0),
+    ],
+)
+def test_an_exact_step_is_as_long_as_declared(
+    recipe: str, options: dict[str, object], length: float
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(40, 64, bias=False)
+    before, gradient = net.weight.detach().clone(), 100 * torch.randn(64, 40)
+    found = []
+    for accuracy in (Exact(), None):
+        with torch.no_grad():
+            net.weight.copy_(before)
+        net.weight.grad = gradient.clone()
+        make = modula.recipes.RECIPES[recipe]
+        make(net, 1.0, momentum=0.0, accuracy=accuracy, **options).step()
+        found.append(float(RMSToRMS()(net.weight.detach() - before)))
+    assert found[0] == pytest.approx(length, rel=1e-5)
+    assert found[1] == pytest.approx(1.0587 * length, rel=1e-3)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="give one of the two"):
         modula.recipes.clipped(linear(), radius=1.0, weight_decay=0.1)
@@ -171,7 +199,7 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_hello_world_follows_the_published_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """An MLP on random targets, as in the code of arXiv:2410.21265 and with its polynomials."""
     published = [0.979311, 0.001822, 0.001423, 0.001066]
-    monkeypatch.setattr("modula.kernels.spectral.polar.DEFAULT", YOU6)
+    monkeypatch.setattr("modula.kernels.spectral.polar.default_polynomials", lambda *_: YOU6)
     torch.manual_seed(0)
     x, y = torch.randn(128, 784), torch.randn(128, 10)
     net = modula.MLP(10, 256, 256, 784)

@@ -17,7 +17,7 @@ from plain_loops import hidden
 def test_muon_is_torchs_muon_for_1000_steps(adjust: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its polynomial, and both in float64: torch's rounds to bfloat16, which this undoes."""
     monkeypatch.setattr(Tensor, "bfloat16", lambda x: x.clone())
-    monkeypatch.setattr("modula.kernels.spectral.polar.DEFAULT", JORDAN)
+    monkeypatch.setattr("modula.kernels.spectral.polar.default_polynomials", lambda *_: JORDAN)
     assert_same_run(
         lambda net: modula.recipes.muon(net, 0.01, scale=adjust, weight_decay=0.1),
         lambda net: torch.optim.Muon(net.parameters(), 0.01, weight_decay=0.1, adjust_lr_fn=adjust),
@@ -44,7 +44,7 @@ def test_adamuon_is_the_one_of_pytorch_optimizer(monkeypatch: pytest.MonkeyPatch
         matrix = pytest.importorskip("pytorch_optimizer.optimizer.utils.matrix")
     polar = matrix.zero_power_via_newton_schulz_5  # in bfloat16, by its last default
     monkeypatch.setattr(polar, "__defaults__", (*polar.__defaults__[:-1], torch.float64))
-    monkeypatch.setattr("modula.kernels.spectral.polar.DEFAULT", JORDAN)
+    monkeypatch.setattr("modula.kernels.spectral.polar.default_polynomials", lambda *_: JORDAN)
 
     def other(net: nn.Module) -> torch.optim.Optimizer:
         group = {"params": [*net.parameters()], "use_muon": True}
