@@ -77,7 +77,8 @@ def clipped(
         )
     if weight_decay:
         raise ValueError(f"radius={radius} is a weight decay of {1 / radius}: give one of the two")
-    largest = lr * rho * max(budgets_of(model).values(), default=1.0)
+    rate = 0.0 if isinstance(lr, Automatic) else lr  # which is refused beside rho, below
+    largest = rate * rho * max(budgets_of(model).values(), default=1.0)
     if not radius > 0 or largest > radius:
         raise ValueError(
             f"radius={radius} must be positive, and no less than lr * rho * the largest budget, "

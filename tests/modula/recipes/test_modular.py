@@ -264,3 +264,9 @@ def test_clipping_and_automatic_exclude_each_other() -> None:
         modula.SteepestDescent(
             nn.Linear(2, 2), modula.Automatic(), potential=modula.duality.Clip(1.0)
         )
+
+
+@pytest.mark.parametrize("options", [{}, {"radius": 8.0}, {"rho": 0.5, "radius": 1.0}], ids=str)
+def test_clipping_and_a_rate_of_its_own_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="both set the length of the step: choose one"):
+        modula.recipes.clipped(linear(), modula.Automatic(), **options)

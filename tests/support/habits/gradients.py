@@ -71,7 +71,7 @@ def zero_after_real_ones(recipe: str) -> Outcome:
             assert last <= 1.01 * first, f"{name}: {first} at first, {last} after 12 steps"
     for key, value in user.state().items():
         if key.startswith("momentum of"):
-            assert value.norm() <= 0.7 * sizes[key].norm(), f"{key} does not decay"
+            assert value.norm() <= 0.95 * sizes[key].norm(), f"{key} does not decay"
     assert_finite(user)
     return None
 
@@ -142,13 +142,13 @@ def none_at_all(recipe: str) -> Outcome:
 @habit(
     PART,
     "have zero gradients first and real ones later",
-    "Nothing is NaN, and all weights move with the first real one.",
+    "Nothing is NaN, and all weights move within two real steps.",
 )
 def zero_first(recipe: str) -> Outcome:
     user = User(recipe, **flat(recipe))
     user.step(0, 0.0).step(1, 0.0)
     before = user.weights()
-    user.step(2)
+    user.steps(2, 3)  # a metric learns from a step for the next one
     assert_finite(user)
     assert all(far > 0 for far in moved(user, before).values())
     return None

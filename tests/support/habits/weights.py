@@ -73,22 +73,28 @@ def size_zero(recipe: str) -> Outcome:
 @habit(
     PART,
     "begin with weights that are all zero",
-    "They move with the first gradient; a manifold that does not contain zero projects them and "
-    "logs it.",
+    "They move with the first gradient; a manifold that does not contain zero projects and logs "
+    "them, or refuses them when the optimizer is made.",
 )
 def zeros(recipe: str) -> Outcome:
+    found = None
     for name in ("words.weight", "inner.weight", "inner.bias", "head.weight"):
         net = Net()
         nn.init.zeros_(net.get_parameter(name))
+        made: list[User] = []
         with logged() as lines:
-            user = User(recipe, net)
+            sentence = refused(lambda net=net, made=made: made.append(User(recipe, net)), name)
+        if sentence is not None:
+            found = found or sentence
+            continue
+        (user,) = made
         is_projected = any(name in line for line in lines)
         assert is_projected or not net.get_parameter(name).any(), f"{name} was projected in silence"
         before = user.weights()
         user.steps(0, 1)
         assert_finite(user)
         assert moved(user, before)[name] > 0, f"{name} stays"
-    return None
+    return found
 
 
 @habit(
