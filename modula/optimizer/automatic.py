@@ -17,7 +17,8 @@ class Automatic:
     eta minimises -eta N + (e^eta - 1)^2 / 2, so (e^eta - 1) e^eta = N; it is measured in the
     modular norm of the whole network.  The bound asks for weights of bounded norm: on minibatches
     keep each in a norm ball (recipes.automatic does).  Unlike the duality maps it does depend on
-    the scale of the loss, which should be a mean.
+    the scale of the loss, which should be a mean.  And it sees a bound on the gradients, which one
+    bad batch may break for as long as momenta remember it: see modula.optimizer.outliers.
 
     In param_groups "lr" is then a multiplier, 1 at first, which any torch scheduler may lower.
 

@@ -34,6 +34,7 @@ from modula.optimizer.initial_projection import InitialProjection, initial_proje
 from modula.optimizer.network_statistics import NetworkStatistics
 from modula.optimizer.network_step import WeightBatches
 from modula.optimizer.network_wide import check_length, length_rule
+from modula.optimizer.outliers import USUAL, Gradients, without_outlier
 from modula.optimizer.param_groups import (
     DeclaredWeight,
     Group,
@@ -316,12 +317,17 @@ class SteepestDescent(torch.optim.Optimizer):
             seen = self._network_statistics().take(-scale if self.maximize else scale)
         gradients = None if overflowed else self._gradients()
         if gradients is not None:
+            usual = None
+            if isinstance(self.length_rule, Automatic):
+                gradients, usual = without_outlier(gradients, self.param_groups[0].get(USUAL))
             self._last_lr = self._batches.step(self.param_groups, gradients, seen)
+            if usual is not None:
+                self.param_groups[0][USUAL] = usual
         if reads_statistics:
             self._expect()
         return loss
 
-    def _gradients(self) -> dict[int, Tensor] | None:
+    def _gradients(self) -> Gradients | None:
         """Gradients to step with, by id of their weight; None where the step is skipped."""
         weights = [each for group in self._weights for each in group]
         try:
