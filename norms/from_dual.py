@@ -102,3 +102,11 @@ class FromDual(Norm):
         zero = add_dims(values == 0, self.ndim)
         slopes = torch.where(zero, torch.zeros_like(slopes), slopes)
         return values.reshape(batch), slopes.reshape(x.shape)
+
+
+def is_searched(norm: Norm) -> bool:
+    """Whether the value of a norm is a lower bound, as that of a FromDual is, here or inside it."""
+    if isinstance(norm, FromDual):
+        return True
+    inside = vars(norm).values()  # the fields of a dataclass
+    return any(isinstance(each, Norm) and is_searched(each) for each in inside)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from math import isnan
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from modula.duality import (
     ShortStep,
     Unit,
     derive,
-    gap_of,
 )
+from modula.duality.certificate import CONTRADICTION, Proof, contradiction, prove
 from modula.duality.declaration.decay import as_decay
 from modula.duality.declaration.declaration import rule_of
 from modula.manifolds.isospectral import Isospectral
@@ -41,7 +42,9 @@ class Certification:
     a sphere, and up to 300 projections on the norm's ball elsewhere: for spectral norms as many
     SVDs; a metric adds an inverse of each of its roots.  The steps in between cost nothing.  One
     line a certified step is logged at level INFO, for which alone the device is waited for.  A gap
-    near zero may have either sign by the rounding of the state, 1e-6 in float32.
+    near zero may have either sign by the rounding of the state, 1e-6 in float32; one further below
+    1 - norm(D) says that norm and dual contradict each other: its excess counts for it, and the
+    line has the broken law.  A gap is NaN, "not finite" in the line, where m, D or the weight is.
 
     Not certified is what is the steepest direction in no norm: chains, which may even ascend,
     directions that scalers, momenta or decays have turned, Within, posteriors, rotations.  Nor is
@@ -70,6 +73,7 @@ class Certification:
     def begin_step(self) -> None:
         """Count a step."""
         self.steps += 1
+        self._found, self._not_certified = {}, set()  # of a step that an error ended
 
     def certify(self, batch: Batch, weights: Sequence[DeclaredWeight]) -> None:
         """Certify the directions that a batch has found for its weights."""
@@ -80,8 +84,10 @@ class Certification:
             if reason:
                 self._not_certified.add(f"{rule} not certified ({reason})")
                 continue
-            gap = _gap(declaration, batch, place, query, direction)
-            self._found.setdefault(rule, []).append((name, gap))
+            proof = _proof(declaration, batch, place, query, direction)
+            missed = torch.where(proof.excess > CONTRADICTION, proof.excess, proof.gap)
+            numbers = torch.stack((missed, proof.gap, proof.excess))
+            self._found.setdefault(rule, []).append((name, numbers))
 
     def end_step(self) -> None:
         """Keep the worst of what was found in this step, and log it."""
@@ -90,7 +96,8 @@ class Certification:
         places = {}
         for rule, found in self._found.items():
             device = found[0][1].device
-            largest, places[rule] = torch.stack([gap.to(device) for _, gap in found]).max(0)
+            listed = [numbers[0].to(device) for _, numbers in found]
+            largest, places[rule] = torch.stack(listed).max(0)
             self.worst[rule] = torch.maximum(largest, self.worst.get(rule, largest).to(device))
         if logger.isEnabledFor(logging.INFO):
             parts = [self._in_words(rule, int(place)) for rule, place in places.items()]
@@ -99,8 +106,10 @@ class Certification:
         self._found, self._not_certified = {}, set()
 
     def _in_words(self, rule: str, place: int) -> str:
-        name, gap = self._found[rule][place]
-        return f"{rule} {float(gap):.1e} ({name})"
+        name, numbers = self._found[rule][place]
+        missed, gap, excess = numbers.tolist()
+        number = "not finite" if isnan(missed) else f"{missed:.1e}"
+        return f"{rule} {number} ({': '.join(filter(None, (name, contradiction(gap, excess))))})"
 
 
 def why_not_certified(declaration: Declaration, weight: Tensor) -> str:
@@ -125,10 +134,10 @@ def why_not_certified(declaration: Declaration, weight: Tensor) -> str:
     return "" if decay is None or decay.behind(derived) is derived else "decayed"
 
 
-def _gap(
+def _proof(
     declaration: Declaration, batch: Batch, place: int, query: Tensor, direction: Tensor
-) -> Tensor:
-    """The gap of the direction; at norm one, whatever length the potential or a scaler gives."""
+) -> Proof:
+    """The proof of the direction; at norm one, whatever length the potential or a scaler gives."""
     setting, weight = declaration.setting, batch.weights[place]
     derived = derive(setting, weight.shape)
     norm: Norm = setting.norm
@@ -139,4 +148,4 @@ def _gap(
     if isinstance(setting.potential, Sharp) or declaration.scalers:
         size = norm(d)
         d = torch.where(size > 0, d / size, 0.0)
-    return gap_of(norm, setting.manifold, weight, query, d)
+    return prove(norm, setting.manifold, weight, query, d)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from math import isnan
 from typing import Any
 
 import pytest
@@ -241,6 +242,63 @@ def test_the_worst_is_kept_and_its_weight_named(caplog: pytest.LogCaptureFixture
     assert optimizer.certificates["lame"] == pytest.approx(0.5)
     assert "lame 5.0e-01 (a)" in caplog.records[0].getMessage()
     assert "lame 0.0e+00" in caplog.records[1].getMessage()
+
+
+def certified_line(
+    net: nn.Module, norm: Any, caplog: pytest.LogCaptureFixture
+) -> tuple[float, str]:
+    """The worst gap of one step under the norm, and the line that is logged of it."""
+    declaration = modula.duality.Declaration(
+        modula.duality.Setting(norm, momentum=modula.duality.NoMomentum())
+    )
+    names = dict.fromkeys((name for name, _ in net.named_parameters()), declaration)
+    optimizer = modula.SteepestDescent(net, groups=[modula.Group(names)], certify_every=1)
+    for weight in net.parameters():
+        weight.grad = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
+    with caplog.at_level(logging.INFO, logger="modula.optimizer.certification"):
+        optimizer.step()
+    (gap,) = optimizer.certificates.values()
+    return gap, caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("value", "dual", "excess", "sides"),
+    [
+        (1.0, 0.5, 1.0, "2 dual(g) on the left, 1 dual(g) on the right"),
+        (0.25, 1.0, 0.75, "1 dual(g) on the left, 0.25 dual(g) on the right"),
+        (4.0, 0.1, 1.5, "2.5 dual(g) on the left, 1 dual(g) on the right"),
+    ],
+)
+def test_a_norm_that_its_dual_contradicts_is_told(
+    value: float, dual: float, excess: float, sides: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its gap, below or at zero, would hide behind that of any other weight."""
+
+    class Wrong(L2):
+        """A length whose value and dual norm are off by factors."""
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return value * torch.linalg.vector_norm(x)
+
+        def dual(self, g: Tensor) -> Tensor:
+            return dual * torch.linalg.vector_norm(g)
+
+    net = nn.ParameterDict({"a": torch.zeros(3, 2)})
+    found, line = certified_line(net, Wrong(2), caplog)
+    assert found == pytest.approx(excess)
+    assert "(a: <g, t> <= dual(g) norm(t) is broken: " in line and sides in line
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("norm", [Spectral(), Max(2), L2(2)], ids=str)
+def test_what_is_not_finite_is_told_and_has_no_gap(
+    norm: Any, number: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = nn.ParameterDict({"a": torch.zeros(3, 2), "b": torch.ones(3, 2)})
+    net["b"].data[1, 1] = number
+    found, line = certified_line(net, norm, caplog)
+    assert isnan(found)
+    assert " not finite (b)" in line
 
 
 def test_the_steps_in_between_do_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
