@@ -28,6 +28,7 @@ def if_shampoo(
     damping: float = 1e-3,
     batch_size: float = 1.0,
     max_dim: int = 2048,
+    square: bool = True,
     **options: Any,
 ) -> SteepestDescent:
     """IF-Shampoo on hidden matrices, AdamW on all other weights: no roots, no inverses.
@@ -37,7 +38,8 @@ def if_shampoo(
 
     A power of one has units: damping and lr depend on the size of the loss, and `batch_size` has
     to be the B of its mean for them to be the same at another B.  `modes` says what is kept of K
-    and C, or of both: BlockDiagonal(30), Triangular(), ...
+    and C, or of both: BlockDiagonal(30), Triangular(), ...  Weights 2 to 8 times longer than wide
+    are cut into square blocks, each with K and C of its own, unless square=False, as published.
 
     Defaults are the reference's, but for its rate of 0.01, which the paper searches in 0.05 to 0.5.
     Source: Lin et al. 2024, arXiv:2402.03496.
@@ -49,6 +51,7 @@ def if_shampoo(
         damping=damping,
         batch_size=batch_size,
         max_dim=max_dim,
+        square=square,
     )
     return preconditioned(model, lr, metric, Behind(HeavyBall(momentum)), options)
 

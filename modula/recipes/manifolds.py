@@ -87,7 +87,8 @@ def manifold_muon(
 
         D = argmax <m, D> over ||D|| <= 1, W^T D + D^T W = 0;   W <- polar(W - lr D)
 
-    Every such matrix has the RMSToRMS norm one.
+    Every such matrix has the RMSToRMS norm one.  D is found without iterating and misses 0.1 to 7 %
+    of the descent where the matrix is not square; accuracy=Exact() takes the general solver.
     Source: Bernstein 2025, Modular Manifolds (thinkingmachines.ai).
     """
 

@@ -68,6 +68,7 @@ def muon(
             "spectral" sqrt(max(m, n))
     scalers what happens to the directions of matrices: Hyperball() makes it MuonH
 
+    polar(m) has singular values within 6 % of one; accuracy=Exact() has them at one, by an SVD.
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     """
     if scale not in SCALES:

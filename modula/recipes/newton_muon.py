@@ -19,14 +19,14 @@ from modula.recipes.kfac import LayerMetric, in_layers
 from modula.recipes.options import checked
 
 
-def _of_inputs(beta: float, damping: float, every: int, max_dim: int) -> LayerMoments:
+def _of_inputs(beta: float, damping: float, every: int, max_dim: int, square: bool) -> LayerMoments:
     return LayerMoments(
         outputs="",
         memory=Memory(beta),
         damping=Relative(damping),
         every=every,
         sample_every=every,
-        square=True,
+        square=square,
         max_dim=max_dim,
     )
 
@@ -42,6 +42,7 @@ def newton_muon(
     damping: float = 0.2,
     every: int = 32,
     max_dim: int = 2048,
+    square: bool = True,
     **options: Any,
 ) -> SteepestDescent:
     """Newton-Muon on hidden matrices: Muon of preconditioned gradients; AdamW on other weights.
@@ -50,13 +51,15 @@ def newton_muon(
         h = g (K + damping tr(K)/d)^-1;   m <- momentum m + (1 - momentum) h
         w <- (1 - lr weight_decay) w - lr sqrt(out/in) polar(m)
 
-    A chain: no steepest descent in any norm.  Inputs four times as wide as the outputs meet four
-    square blocks of K.  See `newton_muon_sandwich` for the one that is.
+    A chain: no steepest descent in any norm.  See `newton_muon_sandwich` for the one that is.
+
+    square  inputs 2 to 8 times as wide as the outputs meet square diagonal blocks of K; False keeps
+            K whole
 
     Defaults are the reference's, which adds 1e-8 to the damping and begins with 1e-3 I.
     Source: Du and Su 2026, arXiv:2604.01472.
     """
-    metric = _of_inputs(beta, damping, every, max_dim)
+    metric = _of_inputs(beta, damping, every, max_dim, square)
     between = Between(Average(momentum, nesterov))
 
     def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
@@ -76,6 +79,7 @@ def newton_muon_sandwich(
     damping: float = 0.2,
     every: int = 32,
     max_dim: int = 2048,
+    square: bool = True,
     **options: Any,
 ) -> SteepestDescent:
     """Muon in the coordinates of a layer's inputs, on hidden matrices; AdamW on other weights.
@@ -84,11 +88,12 @@ def newton_muon_sandwich(
         w <- (1 - lr weight_decay) w - lr sqrt(out/in) polar(m K^-1/2) K^-1/2
 
     Steepest descent in the norm ||W K^1/2||, how far the outputs move on the inputs there are:
-    it descends for any K and does not depend on how the inputs are measured.
+    it descends for any K and does not depend on how the inputs are measured.  damping and square
+    are those of `newton_muon`.
 
     Source: Newton-Muon's metric, in the sandwich of Carlson et al. 2015, arXiv:1511.02247.
     """
-    metric = _of_inputs(beta, damping, every, max_dim)
+    metric = _of_inputs(beta, damping, every, max_dim, square)
 
     def setting(geometry: Geometry, weight: Tensor, metric: LayerMetric) -> Setting:
         average = Average(momentum, nesterov)

@@ -25,6 +25,7 @@ def psgd_pro(
     every: int = 2,
     damping: float = 1e-6,
     max_dim: int = 2048,
+    square: bool = True,
     statistic: str = "gradient",
     **options: Any,
 ) -> SteepestDescent:
@@ -40,6 +41,8 @@ def psgd_pro(
     statistic        "gradient", whose whitening gives a direction with entries of an RMS near
                      sqrt((1 - momentum)/(1 + momentum)), or "query": the average itself is
                      whitened, to an RMS of 1, and wants a smaller lr by that factor
+    square           cut a weight 2 to 8 times longer than wide into square blocks, each with P_1
+                     and P_2 of its own; False keeps it whole, as published
 
     The reference has lr 1e-3, an update of Q in every step, damping 1e-9, and clips directions.
     Source: Li, github.com/lixilinx/psgd_torch.
@@ -50,6 +53,7 @@ def psgd_pro(
         every=every,
         damping=damping,
         max_dim=max_dim,
+        square=square,
         statistic=statistic,
     )
     return preconditioned(model, lr, metric, momentum, options)
@@ -66,6 +70,7 @@ def psgd(
     every: int = 2,
     damping: float = 1e-6,
     max_dim: int = 2048,
+    square: bool = True,
     statistic: str = "gradient",
     **options: Any,
 ) -> SteepestDescent:
@@ -82,6 +87,7 @@ def psgd(
         every=every,
         damping=damping,
         max_dim=max_dim,
+        square=square,
         statistic=statistic,
     )
     return preconditioned(model, lr, metric, momentum, options)

@@ -78,6 +78,7 @@ def kl_shampoo(
     damping: float = 1e-4,
     every: int = 10,
     max_dim: int = 2048,
+    square: bool = True,
     **options: Any,
 ) -> SteepestDescent:
     """KL-Shampoo on hidden matrices, AdamW on all other weights.
@@ -89,7 +90,11 @@ def kl_shampoo(
     network in turn.  A direction's entries have an RMS near sqrt((1 - momentum)/(1 + momentum)),
     and at most twice that: gradients that grow while the roots wait would else seem huge.
 
-    modes  what is kept of S_1 and S_2, or of both: BlockDiagonal(size), DiagonalMode(), ...
+    modes    what is kept of S_1 and S_2, or of both: BlockDiagonal(size), DiagonalMode(), ...
+    damping  added to a factor, in units of its mean eigenvalue; in float32 eigenvalues below 1.9e-6
+             of the largest count as that before, whatever the damping
+    square   cut a weight 2 to 8 times longer than wide into square blocks, each with S_1 and S_2 of
+             its own, as the plan shows; False keeps it whole, as published
 
     The reference has lr 1e-4, betas 0.9 and 0.98, 1e-8 I added to a factor and weight decay 0.01
     behind the step; it begins with 0.1 I and leaves out the first step.
@@ -103,6 +108,7 @@ def kl_shampoo(
         damping=damping,
         every=every,
         max_dim=max_dim,
+        square=square,
     )
     return preconditioned(model, lr, metric, momentum, options, (guard,))
 
@@ -116,6 +122,7 @@ def shampoo(
     damping: float = 1e-6,
     every: int = 10,
     max_dim: int = 2048,
+    square: bool = True,
     graft_beta: float = 0.999,
     graft_eps: float = 1e-8,
     corrected: Correction | None = None,
@@ -127,7 +134,8 @@ def shampoo(
         w <- (1 - lr weight_decay) w - lr ||A|| D / ||D||,   A = m / (sqrt(v) + graft_eps)
 
     betas       of the averages m and L, R, bias-corrected; 1 adds L and R up, as published
-    damping     added to a factor, in units of its mean eigenvalue
+    damping     added to a factor, in units of its mean eigenvalue; see `kl_shampoo` for its floor
+    square      False keeps long weights whole, as published: see `kl_shampoo`
     graft_beta  of Adam's v; A is of the same m
     corrected   see `bias_corrected`
 
@@ -136,7 +144,12 @@ def shampoo(
     Source: Gupta, Koren, Singer 2018, arXiv:1802.09568; Shi et al. 2023, arXiv:2309.06497.
     """
     metric = Kronecker(
-        fit=Sum(), memory=Memory(betas[1]), damping=damping, every=every, max_dim=max_dim
+        fit=Sum(),
+        memory=Memory(betas[1]),
+        damping=damping,
+        every=every,
+        max_dim=max_dim,
+        square=square,
     )
     adam = Setting(L2(), **adam_options((betas[0], graft_beta), graft_eps))
     used = corrected(metric) if corrected else metric
@@ -153,6 +166,7 @@ def shampoo_squared(
     damping: float = 1e-4,
     every: int = 10,
     max_dim: int = 2048,
+    square: bool = True,
     **options: Any,
 ) -> SteepestDescent:
     """Shampoo to the power 1/2 a side, on hidden matrices; AdamW on all other weights.
@@ -161,10 +175,16 @@ def shampoo_squared(
         w <- (1 - lr weight_decay) w - lr sqrt(trace L) L^-1/2 m R^-1/2
 
     A step has an RMS of at most 3, and is not grafted: L x R / trace L has the size of E[g g^T].
+    damping and square are those of `kl_shampoo`; square=False is as published.
     Source: Morwani et al. 2024, arXiv:2406.17748.
     """
     metric = Kronecker(
-        fit=TraceScaled(), memory=Memory(beta), damping=damping, every=every, max_dim=max_dim
+        fit=TraceScaled(),
+        memory=Memory(beta),
+        damping=damping,
+        every=every,
+        max_dim=max_dim,
+        square=square,
     )
     return preconditioned(model, lr, metric, momentum, options, (GUARD,))
 

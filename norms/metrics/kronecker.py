@@ -156,10 +156,14 @@ class Kronecker(Metric):
                DiagonalMode, Flat; a Dense one that is too wide to be cut, or that cannot be
                estimated from memory.samples gradients, becomes DiagonalMode
     fit        what the factors are
-    damping    added to each factor, in units of its mean eigenvalue
+    damping    added to each factor, in units of its mean eigenvalue; eigenvalues below 1.9e-6 of
+               the largest (3.6e-15 in float64) are rounding, and count as that before
     every      steps between two computations of the inverse roots
     instant    whether the step uses a metric that has seen its own gradient
-    square     cut a weight into square blocks where its long side is a small multiple of the other
+    square     cut a weight into square blocks where its long side is 2 to 8 times the other: each
+               block has factors of its own.  In 150 steps of a small GPT whole weights came to a
+               loss 0.01 lower (of 2.2) for Shampoo and KL-Shampoo and no lower for SOAP, at 1.3
+               times the time of a step, and 4 x 1 ones have twice the state: hence the default
     max_dim    widest dense factor; wider dims are cut into up to 9 equal blocks, or diagonal where
                no such number makes them narrow enough
     balance    make the mean eigenvalues of all factors equal in every step: only their product

@@ -66,12 +66,24 @@ def test_a_factor_that_is_none_leaves_the_previous_root(twin: Twin, bad: float) 
     assert counted.tolist() == [3.0 if bad == 0 else 4.0, 3.0]
 
 
-def test_what_float32_cannot_decompose_is_tried_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+# What LAPACK, cusolver and MAGMA say, of which only the first is torch's own class.
+FAILURES = [
+    torch.linalg.LinAlgError("linalg.eigh: (Batch element 0): The algorithm failed to converge"),
+    RuntimeError("cusolver error: CUSOLVER_STATUS_EXECUTION_FAILED, when calling cusolverDnXsyevd"),
+    RuntimeError("cusolver error: CUSOLVER_STATUS_INVALID_VALUE"),
+    RuntimeError("MAGMA_ssyevd_gpu: illegal parameter"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=str)
+def test_what_float32_cannot_decompose_is_tried_in_float64(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     eigh, s = torch.linalg.eigh, positive(3, 0).float()
 
     def fails(x: Tensor) -> tuple[Tensor, Tensor]:
         if x.dtype == torch.float32 or always:
-            raise root.LinAlgError("did not converge")
+            raise error
         return eigh(x)
 
     always = False
@@ -80,3 +92,24 @@ def test_what_float32_cannot_decompose_is_tried_in_float64(monkeypatch: pytest.M
     assert_close(inverse_root(s, s, power=0.5, damping=0.0), expected, rtol=1e-3, atol=1e-3)
     always = True
     assert_close(inverse_root(s, s, power=0.5, damping=0.0), s, rtol=0, atol=0)
+
+
+def test_memory_that_is_not_there_is_no_failed_decomposition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(x: Tensor) -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        root.eigen(positive(3, 0))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "floor"), [(torch.float32, 1.9e-6), (torch.float64, 3.6e-15)], ids=str
+)
+def test_the_floor_of_eigenvalues_is_the_stated_one(dtype: torch.dtype, floor: float) -> None:
+    s = torch.diag(torch.tensor([1.0, 0.5, floor / 100], dtype=dtype))
+    found = root.inverse_root_plain(s, s, power=0.5, damping=0.0).diagonal()
+    assert_close(found[-1].item(), floor**-0.5, rtol=1e-2, atol=0)
+    assert_close(found[1].item(), 0.5**-0.5, rtol=1e-5, atol=0)

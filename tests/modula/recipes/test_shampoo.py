@@ -115,3 +115,80 @@ def test_only_the_short_side_has_a_factor_in_convolutions_too() -> None:
     shapes = {k: tuple(v.shape) for k, v in optimizer.state[net[1].weight].items()}
     assert shapes["factor_1"][-2:] == (32, 32)  # of 40 outputs and 8 inputs on 2 x 2 taps
     assert "factor_0" not in shapes
+
+
+def first_step(recipe: str, shape: tuple[int, ...], **options: Any) -> tuple[Tensor, Tensor]:
+    """The gradient, and the direction of the first step, of one weight."""
+    torch.manual_seed(0)
+    net: nn.Module = nn.Linear(shape[1], shape[0], bias=False)
+    if len(shape) > 2:
+        net = nn.Conv2d(shape[1], shape[0], shape[2:], bias=False)
+    net = net.double()
+    before = net.weight.detach().clone()
+    net.weight.grad = torch.randn(shape, dtype=torch.float64)
+    modula.recipes.RECIPES[recipe](net, 1.0, **options).step()
+    return net.weight.grad, before - net.weight.detach()
+
+
+def published_shampoo(g: Tensor) -> Tensor:
+    d = inverse_root(g @ g.mT, 0.25, 1e-6) @ g @ inverse_root(g.mT @ g, 0.25, 1e-6)
+    return d * (g / (g.abs() + 1e-8)).norm() / d.norm()
+
+
+def published_shampoo_squared(g: Tensor) -> Tensor:
+    d = inverse_root(g @ g.mT, 0.5, 0.1) @ g @ inverse_root(g.mT @ g, 0.5, 0.1)
+    return (g @ g.mT).trace().sqrt() * d
+
+
+def polar_factor(g: Tensor) -> Tensor:
+    u, _, vh = torch.linalg.svd(g, full_matrices=False)
+    return u @ vh
+
+
+@pytest.mark.parametrize(
+    "shape", [(12, 6), (6, 12), (8, 2), (3, 24), (7, 5), (2, 3, 2, 2)], ids=str
+)
+@pytest.mark.parametrize(
+    ("recipe", "published", "options"),
+    [
+        ("shampoo", published_shampoo, {}),
+        ("shampoo_squared", published_shampoo_squared, {"momentum": 0.0, "damping": 0.1}),
+        ("eshampoo", polar_factor, {"tolerance": 0.0}),
+    ],
+)
+def test_a_whole_weight_takes_the_published_first_step(
+    recipe: str, published: Any, options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    gradient, direction = first_step(recipe, shape, square=False, **options)
+    assert_close(direction.flatten(1), published(gradient.flatten(1)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks"), [((12, 6), (2, 1)), ((6, 12), (1, 2)), ((8, 2), (4, 1)), ((3, 24), (1, 8))]
+)
+def test_square_blocks_take_it_each_on_its_own(
+    shape: tuple[int, int], blocks: tuple[int, int]
+) -> None:
+    gradient, direction = first_step("eshampoo", shape, tolerance=0.0)
+    expected = torch.cat(
+        [
+            torch.cat([polar_factor(part) for part in row.chunk(blocks[1], 1)], 1)
+            for row in gradient.chunk(blocks[0], 0)
+        ]
+    )
+    assert_close(direction, expected, rtol=1e-6, atol=1e-6)
+
+
+CUTTING = ["kl_shampoo", "shampoo", "shampoo_squared", "bias_corrected_shampoo", "soap", "kl_soap"]
+CUTTING += ["eshampoo", "soap_muon", "psgd", "psgd_pro", "if_shampoo"]
+CUTTING += ["newton_muon", "newton_muon_sandwich"]
+
+
+@pytest.mark.parametrize("name", CUTTING)
+def test_the_plan_says_which_weights_are_cut_and_an_option_leaves_them_whole(name: str) -> None:
+    net = nn.Linear(12, 6, bias=False)
+    make = modula.recipes.RECIPES[name]
+    cut, whole = (make(net, square=square).plan["weight"].metric for square in (True, False))
+    assert make(net).plan["weight"].metric == cut
+    assert "2 blocks" in cut and "12" not in cut
+    assert "blocks" not in whole and "12" in whole
