@@ -65,6 +65,8 @@ class Op:
               overwritten when `writes_first`, so that state and weights are updated in place
     fused_at  "module:function" of the fused twin, imported on first use: CPU hosts need no Triton.
               It takes lists if there is a foreach twin, in place of which it runs
+    can_fail  whether it may raise an error for tensors of the right shapes, as decompositions do
+              and what users write; not so arithmetic and products, which memory alone limits
     """
 
     name: str
@@ -75,6 +77,7 @@ class Op:
     writes_first: bool = False
     fused_at: str | None = None
     error: Callable[..., Error] | None = None
+    can_fail: bool = True
 
     @cached_property
     def fused(self) -> Twin:
@@ -106,7 +109,7 @@ def elementwise(
 ) -> Op:
     """An elementwise op with this many operations and memory passes per entry."""
     cost = elementwise_cost(flops, passes)
-    return Op(name, plain, cost, Locality.ELEMENTWISE, foreach, writes_first)
+    return Op(name, plain, cost, Locality.ELEMENTWISE, foreach, writes_first, can_fail=False)
 
 
 def check_matrix(x: Tensor, name: str) -> None:

@@ -17,6 +17,6 @@ def view_ops(view: BlockView, shape: tuple[int, ...]) -> tuple[Op, Op]:
 
     passes = elementwise_cost(0, 2)
     return (
-        Op(f"view[{view.pattern}]", view.to_blocks, passes),
-        Op("view_back", from_blocks, passes),
+        Op(f"view[{view.pattern}]", view.to_blocks, passes, can_fail=False),
+        Op("view_back", from_blocks, passes, can_fail=False),
     )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from modula.duality.program.batch_line import BatchLine, Rows, places
 from modula.duality.program.line import Line, Live, PerWeight, Role
 from modula.duality.program.names import NOISE, STEP
 from modula.duality.program.program import Program
 from modula.duality.program.refresh import turns
 from modula.duality.program.slot import COUNTER, Slot
-from modula.duality.program.state import StateBuffer
-from modula.kernels.op import Twin
+from modula.duality.program.state import StateBuffer, state_dtype
+from modula.duality.program.undo import Undo
 
 ROUNDINGS = "roundings"  # counts the steps in which state was rounded at random
 # On a CPU a group of elementwise programs this small stays in the cache from line to line.
@@ -23,28 +24,7 @@ CACHE_ENTRIES = 1 << 18
 # Elsewhere it is bounded where lines work on copies of state or weights, which shall stay small.
 COPIED_ENTRIES = 1 << 24
 
-Rows = tuple[int, ...]
 Statistics = Mapping[str, Tensor]
-
-
-class BatchLine(NamedTuple):
-    """A line with its twin and options resolved for one batch.
-
-    call        the twin for the batch's tensors, with the options as declared
-    live        names in param_groups by option
-    per_weight  values by option that differs by weight, one a weight
-    """
-
-    line: Line
-    call: Twin
-    live: Mapping[str, str]
-    per_weight: Mapping[str, list[float]]
-
-    def changed(self, live: Mapping[str, float], rows: Rows) -> dict[str, Any]:
-        """Options that differ from the declared ones, for these weights."""
-        return {k: live[name] for k, name in self.live.items() if name in live} | {
-            k: [values[i] for i in rows] for k, values in self.per_weight.items()
-        }
 
 
 class Batch:
@@ -69,6 +49,7 @@ class Batch:
         self.weights = list(weights)
         slots = dict(self.program.slots) | ({} if kept is None else {ROUNDINGS: COUNTER})
         self.state = {name: self._new_state(slot) for name, slot in slots.items()}
+        self._fragile = [each for each in self.program.lines if each.op.can_fail]
         self.asks_mean_square = self.program.reads_mean_square
         self.statistics = self.program.statistics
         self._proposal = self._batch_lines([each.proposal for each in programs])
@@ -117,11 +98,13 @@ class Batch:
         live: Mapping[str, float],
         statistics: Sequence[Statistics] = (),
         look: Callable[[], None] | None = None,
+        undo: Undo | None = None,
     ) -> None:
         """Advance the state and find the directions of all weights that have a gradient.
 
         look  called when the directions are known and state is what they were found with, before
               metrics learn for the next step
+        undo  is told what state was before it is written to
         """
         self._chosen = tuple(i for i, g in enumerate(gradients) if g is not None)
         dtype = state_dtype(self.weights[0])
@@ -129,6 +112,7 @@ class Batch:
         self._env["weight"] = [self.weights[i] for i in self._chosen]
         self._rows = {}
         if self._chosen and ROUNDINGS in self.state:
+            self._tell(undo, ROUNDINGS, self._chosen)
             torch._foreach_add_(self.state[ROUNDINGS].listed(self._chosen), 1)
         for name in self.statistics:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
@@ -139,9 +123,9 @@ class Batch:
         decided = 0
         if look is not None:
             decided = self.program.decided
-            self._run(self._proposal[:decided], live)
+            self._run(self._proposal[:decided], live, undo)
             look()
-        self._run(self._proposal[decided:], live)
+        self._run(self._proposal[decided:], live, undo)
 
     def draw(self, live: Mapping[str, float]) -> list[Tensor]:
         """Noises by which the weights are to be moved before their gradients are taken."""
@@ -240,7 +224,11 @@ class Batch:
         return [self._listed(name, (place,))[0] for name in names]
 
     def update(
-        self, lr: Tensor, live: Mapping[str, float], numbers: Mapping[str, Tensor] | None = None
+        self,
+        lr: Tensor,
+        live: Mapping[str, float],
+        numbers: Mapping[str, Tensor] | None = None,
+        undo: Undo | None = None,
     ) -> None:
         """Move the weights along the directions found by `propose`, and drop those.
 
@@ -248,18 +236,30 @@ class Batch:
         would be rounded back to where it was by a retraction that moves it by less.
 
         numbers  of the whole network, 0-d tensors by the names that lines read
+        undo     is told what weights and state were before they are written to
         """
         self._env |= {**(numbers or {}), "lr": lr}
         if self._chosen:
             weights = self._listed("weight")
             working = state_dtype(weights[0])
             self._env["weight"] = [weight.to(working) for weight in weights]
-            self._run(self._update, live)
+            self._run(self._update, live, undo)
             if weights[0].dtype != working:
                 torch._foreach_copy_(weights, self._listed("weight"))
         self._env, self._rows = {}, {}
 
-    def _run(self, lines: Sequence[BatchLine], live: Mapping[str, float]) -> None:
+    def forget(self) -> None:
+        """Drop what `propose` found, where a step is given up."""
+        self._env, self._rows, self._chosen = {}, {}, ()
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether a line of the next step may raise an error."""
+        return any(self._is_due(each, i) for each in self._fragile for i in self._all)
+
+    def _run(
+        self, lines: Sequence[BatchLine], live: Mapping[str, float], undo: Undo | None = None
+    ) -> None:
         for batch_line in lines:
             each, call = batch_line.line, batch_line.call
             rows = self._rows_of(each)
@@ -267,6 +267,7 @@ class Batch:
                 if each.result not in self.state:
                     self._env[each.result], self._rows[each.result] = [], rows
                 continue
+            self._tell(undo, each.result, rows)
             options = batch_line.changed(live, rows)
             if each.op.foreach is not None:
                 lists = [self._listed(name, rows) for name in each.reads]
@@ -274,6 +275,12 @@ class Batch:
             else:
                 stacks = [self._stacked(name, rows) for name in each.reads]
                 self._keep(each.result, call(*stacks, **options), rows)
+
+    def _tell(self, undo: Undo | None, name: str, rows: Rows) -> None:
+        """Before a name is written to."""
+        if undo and undo.is_open and (name in self.state or name == "weight"):
+            own = self.weights if name == "weight" else self.state[name].views
+            undo.keep([own[i] for i in rows])
 
     def _rows_of(self, each: Line) -> Rows:
         """The weights that a line runs on."""
@@ -333,22 +340,13 @@ class Batch:
         value = self._env[name]
         if isinstance(value, Tensor):
             have = self._rows.get(name, self._chosen)
-            return value if have == rows or not value.ndim else value[_places(rows, have)]
+            return value if have == rows or not value.ndim else value[places(rows, have)]
         parts = self._part(name, value, rows)
         return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
 
     def _part(self, name: str, parts: list[Tensor], rows: Rows) -> list[Tensor]:
         have = self._rows.get(name, self._chosen)
-        return parts if have == rows else [parts[i] for i in _places(rows, have)]
-
-
-def _places(rows: Rows, have: Rows) -> list[int]:
-    return [have.index(i) for i in rows]
-
-
-def state_dtype(weight: Tensor) -> torch.dtype:
-    """float32 for half-precision weights: an average with beta near 1 stands still in bfloat16."""
-    return weight.dtype if weight.dtype.itemsize >= 4 else torch.float32
+        return parts if have == rows else [parts[i] for i in places(rows, have)]
 
 
 def batches(

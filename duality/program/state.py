@@ -71,3 +71,8 @@ def _whole(views: Sequence[Tensor]) -> Tensor | None:
     if any(view.shape != first.shape for view in views):
         return None
     return first.as_strided((len(views), *first.shape), (first.numel(), *first.stride()))
+
+
+def state_dtype(weight: Tensor) -> torch.dtype:
+    """float32 for half-precision weights: an average with beta near 1 stands still in bfloat16."""
+    return weight.dtype if weight.dtype.itemsize >= 4 else torch.float32

@@ -1,5 +1,7 @@
 """Euclidean lengths of weights, rows and columns, and scaling to a given length."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -62,13 +64,15 @@ def normalise_columns_plain(x: Tensor) -> Tensor:
     return _normalised(x, (-2,))
 
 
-length = Op("length", length_plain, elementwise_cost(2, 1))
-at_length = Op("at_length", at_length_plain, elementwise_cost(3, 3))
-limit_length = Op("limit_length", limit_length_plain, elementwise_cost(3, 3))
-average_row_square = Op("average_row_square", average_row_square_plain, elementwise_cost(2, 1))
-over_root = Op("over_root", over_root_plain, elementwise_cost(1, 2))
-normalise = Op("normalise", normalise_plain, elementwise_cost(3, 3), Locality.WHOLE)
-normalise_rows = Op("normalise_rows", normalise_rows_plain, elementwise_cost(3, 3), Locality.ROWS)
-normalise_columns = Op(
-    "normalise_columns", normalise_columns_plain, elementwise_cost(3, 3), Locality.COLUMNS
-)
+def _op(name: str, plain: Callable[..., Tensor], flops: float, passes: int, local: Locality) -> Op:
+    return Op(name, plain, elementwise_cost(flops, passes), local, can_fail=False)
+
+
+length = _op("length", length_plain, 2, 1, Locality.WHOLE)
+at_length = _op("at_length", at_length_plain, 3, 3, Locality.WHOLE)
+limit_length = _op("limit_length", limit_length_plain, 3, 3, Locality.WHOLE)
+average_row_square = _op("average_row_square", average_row_square_plain, 2, 1, Locality.WHOLE)
+over_root = _op("over_root", over_root_plain, 1, 2, Locality.WHOLE)
+normalise = _op("normalise", normalise_plain, 3, 3, Locality.WHOLE)
+normalise_rows = _op("normalise_rows", normalise_rows_plain, 3, 3, Locality.ROWS)
+normalise_columns = _op("normalise_columns", normalise_columns_plain, 3, 3, Locality.COLUMNS)

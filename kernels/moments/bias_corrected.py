@@ -205,7 +205,8 @@ def _each(plain: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
 
 def _op(name: str, plain: Callable[..., Tensor], flops: float, passes: int) -> Op:
     """An op over the parts of each weight; its cost is that of one part."""
-    return Op(name, plain, elementwise_cost(flops, passes), foreach=_each(plain))
+    cost = elementwise_cost(flops, passes)
+    return Op(name, plain, cost, foreach=_each(plain), can_fail=False)
 
 
 as_stepped = _op("as_stepped", as_stepped_plain, 5, 4)

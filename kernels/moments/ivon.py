@@ -100,6 +100,7 @@ stein_hessian = Op(
     elementwise_cost(3, 3),
     Locality.ELEMENTWISE,
     stein_hessian_foreach,
+    can_fail=False,
 )
 positive_average = Op(
     "positive_average",
@@ -108,6 +109,7 @@ positive_average = Op(
     Locality.ELEMENTWISE,
     positive_average_foreach_,
     writes_first=True,
+    can_fail=False,
 )
 posterior_direction = Op(
     "posterior_direction",
@@ -115,4 +117,5 @@ posterior_direction = Op(
     elementwise_cost(6, 4),
     Locality.ELEMENTWISE,
     posterior_direction_foreach,
+    can_fail=False,
 )

@@ -1,7 +1,8 @@
 """Certificates while training: by how much each rule's directions miss the steepest descent."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isnan
 
 import torch
@@ -70,10 +71,16 @@ class Certification:
         """Whether this step is certified."""
         return self.steps % self.every == 0
 
-    def begin_step(self) -> None:
-        """Count a step."""
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Inside is a step, which counts unless it ends in an error."""
+        before = self.steps, {**self.worst}
         self.steps += 1
-        self._found, self._not_certified = {}, set()  # of a step that an error ended
+        try:
+            yield
+        except BaseException:
+            (self.steps, self.worst), self._found, self._not_certified = before, {}, set()
+            raise
 
     def certify(self, batch: Batch, weights: Sequence[DeclaredWeight]) -> None:
         """Certify the directions that a batch has found for its weights."""

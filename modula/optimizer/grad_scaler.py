@@ -7,18 +7,22 @@ deleting two attributes: `grad_scale`, None where .grad is unscaled already, and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def scale_and_overflow_(
+@contextmanager
+def unscaled(
     optimizer: Any, loss_scale: Tensor | float | None, is_needed: bool
-) -> tuple[Tensor | float, bool]:
+) -> Iterator[tuple[Tensor | float, bool]]:
     """By how much the losses of a step were scaled, and whether a gradient overflowed.
 
-    Afterwards .grad is unscaled.
+    Inside and afterwards .grad is unscaled.  An error brings it back, and deletes both attributes,
+    which a GradScaler does not: the next step would take them for its own.
 
     loss_scale  what the user says; None for nothing
     is_needed   whether a statistic depends on it
@@ -26,40 +30,46 @@ def scale_and_overflow_(
     Raises ValueError if it is needed and nobody says it, or if gradients are float16.
     """
     if not hasattr(optimizer, "found_inf"):
-        return 1.0 if loss_scale is None else loss_scale, False
+        yield 1.0 if loss_scale is None else loss_scale, False
+        return
     scale = optimizer.grad_scale  # None after scaler.unscale_, which divides .grad alone
-    if scale is None and loss_scale is None and is_needed:
-        _refuse(
-            optimizer,
+    gradients: list[Tensor] = []
+    try:
+        if loss_scale is None:
+            loss_scale = _known(scale, is_needed)
+        if scale is not None:
+            gradients = _gradients(optimizer)
+            _by_device_(torch._foreach_div_, gradients, scale)
+        yield loss_scale, bool(optimizer.found_inf)
+    except BaseException:
+        # Bit by bit, as a GradScaler's scale is a power of two.
+        _by_device_(torch._foreach_mul_, gradients, scale)
+        del optimizer.grad_scale, optimizer.found_inf
+        raise
+
+
+def _known(scale: Tensor | None, is_needed: bool) -> Tensor | float:
+    if scale is None and is_needed:
+        raise ValueError(
             "the gradients were unscaled before step, and nobody says by how much, which the "
-            "statistics of layers need too: scaler.step(optimizer, loss_scale=scaler.get_scale())",
+            "statistics of layers need too: scaler.step(optimizer, loss_scale=scaler.get_scale())"
         )
-    if scale is not None:
-        _unscale_(optimizer, scale)
-    if loss_scale is None:
-        loss_scale = 1.0 if scale is None else scale
-    return loss_scale, bool(optimizer.found_inf)
+    return 1.0 if scale is None else scale
 
 
-def _unscale_(optimizer: Any, scale: Tensor) -> None:
-    gradients = [
-        weight.grad
-        for group in optimizer.param_groups
-        for weight in group["params"]
-        if weight.grad is not None
-    ]
+def _gradients(optimizer: Any) -> list[Tensor]:
+    """All that are there; ValueError for float16."""
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
     if any(gradient.dtype == torch.float16 for gradient in gradients):
-        _refuse(
-            optimizer,
+        raise ValueError(
             "a GradScaler cannot unscale gradients in float16: keep the weights in float32, and "
-            "run the forward pass under torch.autocast",
+            "run the forward pass under torch.autocast"
         )
+    return gradients
+
+
+def _by_device_(op: Callable[..., Any], gradients: Sequence[Tensor], scale: Tensor | None) -> None:
     for device in {gradient.device for gradient in gradients}:
-        here = [gradient for gradient in gradients if gradient.device == device]
-        torch._foreach_div_(here, scale.to(device))
-
-
-def _refuse(optimizer: Any, why: str) -> None:
-    """A GradScaler deletes its two attributes after a step, but not after an error."""
-    del optimizer.grad_scale, optimizer.found_inf
-    raise ValueError(why)
+        assert scale is not None
+        op([gradient for gradient in gradients if gradient.device == device], scale.to(device))

@@ -77,6 +77,17 @@ class NetworkStatistics:
         if self._collector:
             self._collector.forget()
 
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Inside, an error brings back what was taken."""
+        before = self._sampled, self._unseen
+        try:
+            with self._collector.kept_on_error() if self._collector else nullcontext():
+                yield
+        except BaseException:
+            self._sampled, self._unseen = before
+            raise
+
     def take(self, loss_scale: Tensor | float = 1.0) -> Statistics:
         """Statistics since they were last taken, by weight and name.
 

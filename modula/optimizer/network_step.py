@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modula.duality import Batch, Program, batches
+from modula.duality.program.undo import Undo
 from modula.optimizer.certification import Certification
 from modula.optimizer.network_wide import LENGTH, LengthRule, network_numbers
 from modula.optimizer.param_groups import DeclaredWeight
@@ -53,7 +54,6 @@ class WeightBatches:
         self._certification = certification
         self._batches: list[GroupBatch] = []
         self._numbers = network_numbers(length_rule, [])
-        self._can_fail = False
 
     def add(self, group: int, weights: Sequence[DeclaredWeight], programs: list[Program]) -> None:
         """Add the weights of a param group, which stands at this index, with their programs."""
@@ -64,7 +64,6 @@ class WeightBatches:
         ]
         self._numbers = network_numbers(self._length_rule, [b for _, b, _ in self._batches])
         self.reads_statistics |= any(program.statistics for program in programs)
-        self._can_fail |= any(each.declaration.setting.manifold.can_fail for each in weights)
 
     def state(self) -> dict[Tensor, dict[str, Tensor]]:
         """Views of each weight's state, by name."""
@@ -107,26 +106,68 @@ class WeightBatches:
     ) -> Tensor:
         """Move every weight that has a gradient; the length of the step in the network's norm.
 
-        Raises ValueError, with weights and state as they were, where a manifold has no next point.
+        An error, whatever raises it, leaves weights and state as they were, bit by bit.
         """
-        if self._certification is not None:
-            self._certification.begin_step()
-        with rolled_back_on_error(self._tensors()) if self._can_fail else nullcontext():
+        options = {id(each): param_groups[each.group] for each in self._batches}
+        numbers: dict[str, Tensor] = {}
+
+        def propose(each: GroupBatch, undo: Undo) -> None:
+            self._propose(each, options[id(each)], gradients, statistics, undo)
+
+        def advance(each: GroupBatch, undo: Undo) -> None:
             # A number of the whole network waits for every direction; without one, a batch moves
             # at once, while its direction is still in the cache and before the next one's exists.
+            if not self._numbers:
+                propose(each, undo)
+            _move(each.batch, options[id(each)], numbers, undo)
+
+        with self._undone_on_error() as undo:
+            # What can fail comes first: only what was written to until then has to be copied.
+            fragile, sound = self._by_risk()
+            if not fragile:
+                undo.give_up()
             if self._numbers:
                 for each in self._batches:
-                    self._propose(each, param_groups[each.group], gradients, statistics)
-            pairs = [(batch, param_groups[group]) for group, batch, _ in self._batches]
-            numbers = {each.name: each.measure(pairs) for each in self._numbers}
-            for each in self._batches:
-                if not self._numbers:
-                    self._propose(each, param_groups[each.group], gradients, statistics)
-                _move(each.batch, param_groups[each.group], numbers)
-        if self._certification is not None:
-            self._certification.end_step()
-        length = numbers.get(LENGTH, 1.0) * param_groups[0]["lr"]
+                    propose(each, undo)
+                pairs = [(each.batch, options[id(each)]) for each in self._batches]
+                numbers |= {each.name: each.measure(pairs) for each in self._numbers}
+            for each in fragile:
+                advance(each, undo)
+            if self._certification is not None:
+                self._certification.end_step()
+            length = numbers.get(LENGTH, 1.0) * param_groups[0]["lr"]
+            undo.give_up()
+            for each in sound:
+                advance(each, undo)
         return torch.as_tensor(length, dtype=torch.float64)
+
+    def _by_risk(self) -> tuple[list[GroupBatch], list[GroupBatch]]:
+        """The batches that may raise an error in this step, and those that nothing but a lack of
+        memory stops.
+        """
+        certified = self._certification is not None and self._certification.is_due
+        fragile, sound = list[GroupBatch](), list[GroupBatch]()
+        for each in self._batches:
+            (fragile if certified or each.batch.can_fail else sound).append(each)
+        return fragile, sound
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[Undo]:
+        """Inside, an error brings back what the log knows, and the counts of certification."""
+        undo, certification = Undo(), self._certification
+        try:
+            with certification.counted() if certification is not None else nullcontext():
+                yield undo
+        except BaseException as error:
+            undo.undo_()
+            for each in self._batches:
+                each.batch.forget()
+            if not undo.is_open:
+                error.add_note(
+                    "this came where nothing but memory can run out, when some weights had moved "
+                    "already: load the last checkpoint"
+                )
+            raise
 
     def _propose(
         self,
@@ -134,6 +175,7 @@ class WeightBatches:
         options: Mapping[str, Any],
         gradients: Gradients,
         statistics: Statistics,
+        undo: Undo,
     ) -> None:
         _, batch, weights = each
         own = [gradients.get(id(weight)) for weight in batch.weights]
@@ -141,15 +183,12 @@ class WeightBatches:
         certification, look = self._certification, None
         if certification is not None and certification.is_due:
             look = partial(certification.certify, batch, weights)
-        batch.propose(own, options, seen, look)
-
-    def _tensors(self) -> list[Tensor]:
-        """All weights and all of their state."""
-        state = self.state()
-        return [*state, *(x for own in state.values() for x in own.values())]
+        batch.propose(own, options, seen, look, undo)
 
 
-def _move(batch: Batch, options: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> None:
+def _move(
+    batch: Batch, options: Mapping[str, Any], numbers: Mapping[str, Tensor], undo: Undo
+) -> None:
     device = batch.weights[0].device
     here = {name: number.to(device) for name, number in numbers.items()}
     lr = here.pop(LENGTH, 1.0) * options["lr"]
@@ -157,16 +196,4 @@ def _move(batch: Batch, options: Mapping[str, Any], numbers: Mapping[str, Tensor
         # float64, so that a rate is the same number for weights of every precision.
         dtype = torch.float32 if device.type == "mps" else torch.float64
         lr = torch.full((), lr, dtype=dtype)
-    batch.update(lr.to(device), options, here)
-
-
-@contextmanager
-def rolled_back_on_error(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, a ValueError brings all of these back to what they were."""
-    before = [each.clone() for each in tensors]
-    try:
-        yield
-    except ValueError:
-        for each, old in zip(tensors, before, strict=True):
-            each.copy_(old)
-        raise
+    batch.update(lr.to(device), options, here, undo)

@@ -28,9 +28,10 @@ from modula.network.declare import check_model
 from modula.norms.checks import check_kind, check_not_negative
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.certification import Certification
-from modula.optimizer.grad_scaler import scale_and_overflow_
+from modula.optimizer.grad_scaler import unscaled
 from modula.optimizer.gradients import NonFiniteGradient, usable_gradients
 from modula.optimizer.initial_projection import InitialProjection, initial_projections, project_
+from modula.optimizer.interrupts import interrupts_held
 from modula.optimizer.network_statistics import NetworkStatistics
 from modula.optimizer.network_step import WeightBatches
 from modula.optimizer.network_wide import check_length, length_rule
@@ -297,9 +298,12 @@ class SteepestDescent(torch.optim.Optimizer):
                     .grad is not, any more.  A GradScaler says it by itself, unless its `unscale_`
                     was called before
 
-        Raises NonFiniteGradient before anything changes, unless on_nonfinite="skip".  Raises
-        ValueError where a metric needs the loss_scale and nobody says it, RuntimeError inside
-        `sampled` or `perturbed`.
+        Raises NonFiniteGradient unless on_nonfinite="skip", ValueError where a metric needs the
+        loss_scale and nobody says it, RuntimeError inside `sampled` or `perturbed`, and what the
+        code of norms and manifolds raises.  An error leaves weights, state, statistics and counts
+        as they were, bit by bit; only where memory runs out under arithmetic that nothing else
+        stops, they may have moved in part, and a note on the error says so.  A Ctrl-C waits for
+        the end of the step.
         """
         network = self._statistics
         if network is not None:
@@ -309,12 +313,18 @@ class SteepestDescent(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         is_scaled = network is not None and network.is_scaled
-        scale, overflowed = scale_and_overflow_(self, loss_scale, is_scaled)
+        kept = network.kept_on_error() if network is not None else nullcontext()
+        with unscaled(self, loss_scale, is_scaled) as scaled, interrupts_held(), kept:
+            self._advance(*scaled)
+        return loss
+
+    def _advance(self, loss_scale: Tensor | float, overflowed: bool) -> None:
+        """Move the weights, unless a gradient overflowed."""
         # Taken even where the step is left out, whose statistics shall not be in the next one's.
         # What is maximized has a negative loss: of it, too, are the gradients times noise.
         seen, reads_statistics = {}, self._batches.reads_statistics
         if reads_statistics:
-            seen = self._network_statistics().take(-scale if self.maximize else scale)
+            seen = self._network_statistics().take(-loss_scale if self.maximize else loss_scale)
         gradients = None if overflowed else self._gradients()
         if gradients is not None:
             usual = None
@@ -325,7 +335,6 @@ class SteepestDescent(torch.optim.Optimizer):
                 self.param_groups[0][USUAL] = usual
         if reads_statistics:
             self._expect()
-        return loss
 
     def _gradients(self) -> Gradients | None:
         """Gradients to step with, by id of their weight; None where the step is skipped."""

@@ -116,6 +116,16 @@ class Collector:
         self._accumulators, self._microbatches, self._products = {}, _no_microbatches(), {}
         return {name: statistics for name, statistics in taken.items() if statistics}
 
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Inside, an error brings back what was taken."""
+        before = self._accumulators, self._microbatches, self._products
+        try:
+            yield
+        except BaseException:
+            self._accumulators, self._microbatches, self._products = before
+            raise
+
     def forget(self) -> None:
         """Drop what was seen outside `sampled`, such as in a step that is left out."""
         kept = {key: each for key, each in self._accumulators.items() if key[1].startswith(SAMPLED)}
