@@ -13,7 +13,7 @@ from modula.kernels.elementwise import silence
 from modula.kernels.op import Locality, Op, Shape, elementwise_cost
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.oblique import Oblique
-from modula.norms.base import Norm, Scaled
+from modula.norms.base import Blocks, Norm, Scaled
 from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.operator import Columns, Rows
 from modula.norms.vector import L2, Max
@@ -70,5 +70,12 @@ def _active_in(norm: Norm, name: str) -> Op:
         return query.where(parts, 0.0)
 
     known = {"rows": Locality.ROWS, "columns": Locality.COLUMNS}
-    locality = known.get(name, Locality.WHOLE)
-    return Op(f"active[{name}]", active, elementwise_cost(1, 4), locality)
+    locality, cost = known.get(name, Locality.WHOLE), elementwise_cost(1, 4)
+    return Op(f"active[{name}]", active, cost, locality, can_fail=not _is_plain(norm))
+
+
+def _is_plain(norm: Norm) -> bool:
+    """Whether its parts are found by nothing that a user wrote."""
+    if isinstance(norm, Scaled | Blocks):
+        return _is_plain(norm.norm)
+    return _parts_of(norm)[0] in ("entries", "rows", "columns", "weight")

@@ -288,3 +288,16 @@ def test_a_handler_of_the_user_is_left_alone() -> None:
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "modular", "scion", "automatic", "lion", "ivon"])
+def test_what_cannot_fail_is_not_copied(name: str) -> None:
+    net = Net()
+    optimizer = RECIPES[name](net)
+    assert not any(batch.can_fail for _, batch, _ in optimizer._batches._batches)
+
+
+def test_lines_that_wait_cost_no_copy_until_they_are_due() -> None:
+    batches = RECIPES["manifold_muon"](Net())._batches._batches
+    assert any(batch.can_fail for _, batch, _ in batches)  # a retraction in every step
+    assert not all(batch.can_fail for _, batch, _ in batches)  # biases are plain
