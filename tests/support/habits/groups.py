@@ -25,14 +25,20 @@ def no_rate(recipe: str) -> Outcome:
     return None
 
 
-@habit(PART, "change `lr`", "The next step is as long as the new one says.")
+@habit(
+    PART, "change `lr`, to a number or a tensor", "The next step is as long as the new one says."
+)
 def new_rate(recipe: str) -> Outcome:
     user = User(recipe).steps(0, 1)
-    other = user.twin()
+    other, tensor = user.twin(), user.twin()
     start = user.weights()
-    for group in other.optimizer.param_groups:
+    for group, same in zip(
+        other.optimizer.param_groups, tensor.optimizer.param_groups, strict=True
+    ):
         group["lr"] *= 0.5
-    user.step(2), other.step(2)
+        same["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
+    user.step(2), other.step(2), tensor.step(2)
+    assert_near(tensor.weights(), other.weights(), 1e-6, 1e-7)
     for row in user.optimizer.plan.rows:
         if "Euclidean" not in row.manifold:
             continue
