@@ -1,6 +1,6 @@
 """Errors of the user's making, told in one sentence."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +29,16 @@ def suggest(word: str, known: Iterable[str]) -> str:
     near = nearest(word, known)
     question = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{question}(known: {', '.join(known)})"
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """The names, or the first of them and how many more there are.
+
+    >>> shortened(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @contextmanager

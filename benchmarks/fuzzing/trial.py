@@ -206,7 +206,7 @@ class Run:
         """Why weights shall stay in place in this step, by their id."""
         found = {id(w): "it is frozen" for w in self.weights() if not w.requires_grad}
         for group, weights in zip(
-            self.optimizer.param_groups, self.optimizer._weights, strict=True
+            self.optimizer.param_groups, self.optimizer._own.groups, strict=True
         ):
             for _, weight, declaration in weights:
                 decays = declaration.weight_decay or group.get("weight_decay")
@@ -255,7 +255,7 @@ HABITS: tuple[Habit, ...] = (
 @contextmanager
 def _one_line_raises(optimizer: SteepestDescent, draw: Random) -> Iterator[list[str]]:
     """Inside, a line of one batch's program raises, after its work or in place of it."""
-    batch = draw.choice(optimizer._batches._batches).batch
+    batch = draw.choice(optimizer._own.batches._batches).batch
     lines = draw.choice((batch._proposal, batch._update))
     thrown: list[str] = []
     if not lines:

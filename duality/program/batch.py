@@ -47,8 +47,8 @@ class Batch:
         self.program = programs[0].signature
         self.kept = kept
         self.weights = list(weights)
-        slots = dict(self.program.slots) | ({} if kept is None else {ROUNDINGS: COUNTER})
-        self.state = {name: self._new_state(slot) for name, slot in slots.items()}
+        self.slots = dict(self.program.slots) | ({} if kept is None else {ROUNDINGS: COUNTER})
+        self.state = {name: self._new_state(slot) for name, slot in self.slots.items()}
         self._fragile = [each for each in self.program.lines if each.op.can_fail]
         self.asks_mean_square = self.program.reads_mean_square
         self.statistics = self.program.statistics
@@ -92,6 +92,10 @@ class Batch:
         """Views of one weight's state, by name."""
         return {name: buffer.views[index] for name, buffer in self.state.items()}
 
+    def reset_(self, index: int, name: str) -> None:
+        """Bring one name of a weight's state back to its first value."""
+        self.slots[name].fill_(self.state[name].views[index])
+
     def propose(
         self,
         gradients: Sequence[Tensor | None],
@@ -117,7 +121,7 @@ class Batch:
         for name in self.statistics:
             rows = tuple(i for i in self._chosen if statistics and name in statistics[i])
             self._rows[name] = rows
-            self._env[name] = [statistics[i][name].to(dtype) for i in rows]
+            self._env[name] = [statistics[i][name].to(self.weights[0].device, dtype) for i in rows]
         if not self._chosen:
             return
         decided = 0

@@ -107,6 +107,12 @@ class Program:
         return MEAN_SQUARE in self._reads
 
     @property
+    def remakes_weight(self) -> bool:
+        """Whether the weight is made from state alone: what is written into it is undone."""
+        makers = [each for each in self.update if each.result == "weight"]
+        return bool(makers) and not any("weight" in each.reads for each in makers)
+
+    @property
     def live(self) -> dict[str, float]:
         """Options that stand in param_groups, with their declared values."""
         values = (value for each in self.lines for _, value in each.options)

@@ -25,6 +25,11 @@ logger = logging.getLogger(__name__)
 # Statistics of the passes inside a context of the optimizer; no other pass shows them.
 CONTEXTS = {"sampled": SAMPLED, "perturbed": (GRADIENT_TIMES_NOISE,)}
 
+UNWATCHED = (
+    "this optimizer is a copy and does not know its network: call optimizer.watch(model) before "
+    "the next forward pass"
+)
+
 
 class NetworkStatistics:
     """Statistics of a network's weights, gathered between two steps by hooks on its layers.
@@ -61,6 +66,13 @@ class NetworkStatistics:
         everything = (each for names in self.wanted.values() for each in names)
         # Those of what goes into a layer do not depend on a factor of the loss.
         self.is_scaled = any(each.removeprefix("sampled_") not in INPUTS for each in everything)
+
+    def again(self, wanted: Mapping[str, Sequence[str]]) -> NetworkStatistics:
+        """Statistics of the same network, whose weights are others now."""
+        found = NetworkStatistics(self._model, wanted, self._group)
+        if self._collector:
+            self._collector.remove()
+        return found
 
     def asks_for(self, *statistics: str) -> bool:
         """Whether any weight wants one of these statistics."""

@@ -15,6 +15,7 @@ from modula.duality.program.undo import Undo
 from modula.optimizer.certification import Certification
 from modula.optimizer.network_wide import LENGTH, LengthRule, network_numbers
 from modula.optimizer.param_groups import DeclaredWeight
+from modula.optimizer.public_state import Held
 from modula.statistics import Statistics
 
 Gradients = Mapping[int, Tensor]  # by id of the weight
@@ -65,13 +66,13 @@ class WeightBatches:
         self._numbers = network_numbers(self._length_rule, [b for _, b, _ in self._batches])
         self.reads_statistics |= any(program.statistics for program in programs)
 
-    def state(self) -> dict[Tensor, dict[str, Tensor]]:
-        """Views of each weight's state, by name."""
-        return {
-            each.weight: batch.state_of(index)
+    def held(self) -> list[Held]:
+        """Each weight, and where its state is."""
+        return [
+            Held(each, batch, index)
             for _, batch, weights in self._batches
             for index, each in enumerate(weights)
-        }
+        ]
 
     def statistics(self) -> dict[str, tuple[str, ...]]:
         """Names of the statistics that each weight's program reads, by full name of the weight."""

@@ -24,7 +24,7 @@ from modula.duality import (
 from modula.duality.metrics.coordinates import describe, is_limited
 from modula.network.algebra import budgets_of
 from modula.network.declare import geometries_of
-from modula.norms.checks import check_fields, check_not_negative
+from modula.norms.checks import check_fields, check_kind, check_not_negative
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,20 @@ def declarations_of(
         )
         for name, geometry in geometries_of(model).items()
     }
+
+
+def groups_of(
+    model: nn.Module,
+    groups: Sequence[Group] | None,
+    momentum: Momentum,
+    potential: Potential,
+    weight_decay: float | Decay,
+) -> Sequence[Group]:
+    """The groups as given, or the network's own geometry as one; ValueError for both."""
+    if groups is None:
+        return [Group(declarations_of(model, momentum, potential, weight_decay))]
+    refuse_options_beside_groups(momentum, potential, weight_decay)
+    return groups
 
 
 def refuse_options_beside_groups(
@@ -120,6 +134,27 @@ def param_groups(
         for group in groups
         if any(name in weights for name in group.declarations)
     ]
+
+
+def declared_params(
+    param_group: Mapping[str, Any],
+) -> tuple[list[Any], list[Declaration], dict[str, Any]]:
+    """Weights of a new group, a declaration for each, and the group's other options.
+
+    Raises ValueError if a declaration is missing: nothing is guessed.
+    """
+    options = {**param_group}
+    declarations, params = list(options.pop("declarations", [])), options.pop("params")
+    params = [params] if isinstance(params, Tensor) else list(params)
+    if len(declarations) != len(params):
+        raise ValueError(
+            f"a param group needs one declaration a weight; got {len(declarations)} for "
+            f'{len(params)} weights: add "declarations": [Declaration(...), ...]'
+        )
+    for each, declaration in zip(params, declarations, strict=True):
+        name = repr(each[0]) if isinstance(each, tuple) else "its weight"
+        check_kind("add_param_group", name, declaration, Declaration)
+    return params, declarations, options
 
 
 def names_of(group: Mapping[str, Any]) -> list[str]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from modula.duality import Declaration
+from modula.duality.program.batch import ROUNDINGS
+from modula.errors import shortened
 from modula.optimizer.param_groups import DeclaredWeight
+from modula.optimizer.saved_names import match_names
+
+OWN = ("params", "param_names", "geometry")  # what an optimizer keeps of its groups when it loads
 
 
 def fingerprint(declaration: Declaration) -> str:
@@ -18,44 +24,120 @@ def fingerprint(declaration: Declaration) -> str:
     return f"{' '.join(map(str, (*parts, *declaration.scalers)))} budget {declaration.budget:.6g}"
 
 
-def check_loadable(
+class Loaded(NamedTuple):
+    """What a saved state_dict holds for an optimizer.
+
+    options  of each of its groups
+    state    of each of its weights, by name
+    """
+
+    options: list[dict[str, Any]]
+    state: dict[Tensor, dict[str, Tensor]]
+
+
+class _Saved(NamedTuple):
+    """What was saved of one weight: its group, its geometry and its state."""
+
+    group: int
+    geometry: str | None
+    state: Mapping[str, Any]
+
+
+def loaded(
     groups: Sequence[Sequence[DeclaredWeight]],
     state: Mapping[Tensor, Mapping[str, Tensor]],
     saved: Mapping[str, Any],
-) -> None:
-    """Raise ValueError unless a saved state_dict has these weights, geometries and shapes."""
+) -> Loaded:
+    """What is to be loaded, by the names of weights; by their places where no names were saved.
+
+    Names are understood behind wrappers, see `match_names`.  Weights and groups may stand in
+    another order.
+
+    Raises ValueError unless weights, geometries, groups and shapes are those that were saved.
+    """
+    own = [each for weights in groups for each in weights]
+    rows = _by_name(saved) or _by_place(saved, groups)
+    names = match_names([each.name for each in own], [*rows])
+    found = {}
+    for name, weight, declaration in own:
+        row = rows[names[name]]
+        _check_geometry(name, row.geometry, declaration)
+        found[weight] = _checked_state(name, state[weight], row.state)
+    sources = _sources([[names[each.name] for each in weights] for weights in groups], rows, saved)
+    options = [saved["param_groups"][i] for i in sources]
+    kept = [{k: deepcopy(v) for k, v in each.items() if k not in OWN} for each in options]
+    return Loaded(kept, found)
+
+
+def _by_name(saved: Mapping[str, Any]) -> dict[str, _Saved]:
+    """What was saved of each weight; empty where no names were."""
+    found = {}
+    for index, row in enumerate(saved["param_groups"]):
+        ids = row["params"]
+        are_names = bool(ids) and all(isinstance(each, str) for each in ids)
+        names = row.get("param_names", ids if are_names else [])
+        if len(names) != len(ids):
+            return {}
+        geometry = dict(zip(names, row.get("geometry", []), strict=False))
+        # torch.distributed.checkpoint saves names in place of numbers, in an order of its own.
+        for key, name in zip(ids, ids if are_names else names, strict=True):
+            found[name] = _Saved(index, geometry.get(name), saved["state"].get(key, {}))
+    return found
+
+
+def _by_place(
+    saved: Mapping[str, Any], groups: Sequence[Sequence[DeclaredWeight]]
+) -> dict[str, _Saved]:
+    """What was saved of the weight at each place, under the name of the own one there."""
     counts = [len(row["params"]) for row in saved["param_groups"]], [*map(len, groups)]
     if counts[0] != counts[1]:
         raise ValueError(
             f"the saved state has groups of {counts[0]} weights, this optimizer of {counts[1]}"
         )
-    index = 0
-    for row, weights in zip(saved["param_groups"], groups, strict=True):
+    found = {}
+    for index, (row, weights) in enumerate(zip(saved["param_groups"], groups, strict=True)):
         geometry = row.get("geometry", [None] * len(weights))
-        for (name, weight, declaration), was in zip(weights, geometry, strict=True):
-            now = fingerprint(declaration)
-            if was != now:
-                raise ValueError(
-                    f"{name} was saved under {was or 'no geometry'}, but is declared {now}: "
-                    "build the optimizer as it was when the state was saved"
-                )
-            _check_state(name, state[weight], saved["state"].get(index, {}))
-            index += 1
+        for key, each, was in zip(row["params"], weights, geometry, strict=True):
+            found[each.name] = _Saved(index, was, saved["state"].get(key, {}))
+    return found
 
 
-def _check_state(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the saved state has every tensor of the own one, in its shape."""
-    for key, value in own.items():
-        if key not in saved or tuple(saved[key].shape) != tuple(value.shape):
-            have = {k: tuple(v.shape) for k, v in saved.items()}
-            raise ValueError(f"{name} needs saved {key} of shape {tuple(value.shape)}; got {have}")
+def _check_geometry(name: str, was: str | None, declaration: Declaration) -> None:
+    now = fingerprint(declaration)
+    if was != now:
+        raise ValueError(
+            f"{name} was saved under {was or 'no geometry'}, but is declared {now}: "
+            "build the optimizer as it was when the state was saved"
+        )
 
 
-def copy_state_(
-    state: Mapping[Tensor, Mapping[str, Tensor]], saved: Mapping[Tensor, Mapping[str, Tensor]]
-) -> None:
-    """Write saved values into the state of each weight."""
-    # In place: the tensors are views of the buffers of batches, which a new tensor would not be.
-    for weight, own in state.items():
-        for name, value in own.items():
-            value.copy_(saved[weight][name])
+def _checked_state(
+    name: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The saved state; ValueError unless it has each tensor of the own one, in its shape."""
+    # The counter of roundings is there where state is kept in bfloat16, and starts anew there.
+    wanted = {key: tuple(value.shape) for key, value in own.items() if key != ROUNDINGS}
+    have = {key: tuple(getattr(x, "shape", ())) for key, x in saved.items() if key != ROUNDINGS}
+    for key, shape in wanted.items():
+        if have.get(key) != shape:
+            raise ValueError(f"{name} needs saved {key} of shape {shape}; got {have}")
+    for key in have.keys() - wanted.keys():
+        raise ValueError(f"{name} was saved with {key}, and keeps {[*wanted]}")
+    return {key: value for key, value in saved.items() if key in own}
+
+
+def _sources(
+    groups: Sequence[Sequence[str]], rows: Mapping[str, _Saved], saved: Mapping[str, Any]
+) -> list[int]:
+    """Which saved group holds the weights of each of these groups, and no others."""
+    held: list[list[str]] = [[] for _ in saved["param_groups"]]
+    for name, row in rows.items():
+        held[row.group].append(name)
+    sides = [{frozenset(names): i for i, names in enumerate(each)} for each in (held, groups)]
+    if sides[0].keys() != sides[1].keys():
+        was, now = ("; ".join(f"({shortened(names)})" for names in each) for each in (held, groups))
+        raise ValueError(
+            f"the saved groups are {was}, and those of this optimizer {now}: build it with the "
+            "groups that were saved, whose options they hold"
+        )
+    return [sides[0][frozenset(names)] for names in groups]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -10,47 +10,36 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from modula.duality import (
-    Accuracy,
-    Average,
-    Decay,
-    Declaration,
-    Fast,
-    Momentum,
-    Plan,
-    Potential,
-    Unit,
-    plan_of,
-    program_of,
-)
-from modula.errors import errors_named
+from modula.duality import Accuracy, Average, Decay, Momentum, Plan, Potential, Unit, plan_of
 from modula.network.declare import check_model
-from modula.norms.checks import check_kind, check_not_negative
+from modula.norms.checks import check_kind
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.certification import Certification
 from modula.optimizer.grad_scaler import unscaled
 from modula.optimizer.gradients import NonFiniteGradient, usable_gradients
-from modula.optimizer.initial_projection import InitialProjection, initial_projections, project_
+from modula.optimizer.initial_projection import InitialProjection, project_
 from modula.optimizer.interrupts import interrupts_held
-from modula.optimizer.network_statistics import NetworkStatistics
-from modula.optimizer.network_step import WeightBatches
-from modula.optimizer.network_wide import check_length, length_rule
+from modula.optimizer.membership import ModelWatch, check_members
+from modula.optimizer.network_statistics import UNWATCHED, NetworkStatistics
+from modula.optimizer.network_wide import length_rule
+from modula.optimizer.options import check_options
 from modula.optimizer.outliers import USUAL, Gradients, without_outlier
+from modula.optimizer.own_weights import OwnWeights
 from modula.optimizer.param_groups import (
     DeclaredWeight,
     Group,
-    declarations_of,
+    declared_params,
+    groups_of,
     names_of,
     param_groups,
-    refuse_options_beside_groups,
     warn_of_limited_metrics,
 )
-from modula.optimizer.state_dict import check_loadable, copy_state_, fingerprint
+from modula.optimizer.state_dict import loaded
 
 # What a copy or a pickle needs besides torch's own; batches are derived again.
 _PICKLED = (
     *("length_rule", "maximize", "on_nonfinite", "skipped", "state_dtype"),
-    *("_last_lr", "_order", "_weights", "_certification"),
+    *("_last_lr", "_order", "_own", "_certification"),
 )
 
 
@@ -107,37 +96,20 @@ class SteepestDescent(torch.optim.Optimizer):
         process_group: dist.ProcessGroup | None = None,
         accuracy: Accuracy | None = None,
     ) -> None:
-        check_model("SteepestDescent", model)
-        for name, value, kind, default in (
-            ("lr", lr, float | Automatic, 0.1),
-            ("momentum", momentum, Momentum, Average(0.95)),
-            ("potential", potential, Potential, Unit()),
-            ("weight_decay", weight_decay, float | Decay, 0.0),
-            ("groups", groups, Sequence[Group] | None, None),
-            ("maximize", maximize, bool, False),
-            ("accuracy", accuracy, Accuracy | None, Fast()),
-        ):
-            check_kind("SteepestDescent", name, value, kind, default)
-        check_not_negative("lr", 1.0 if isinstance(lr, Automatic) else lr)
-        if on_nonfinite not in ("raise", "skip"):
-            raise ValueError(f'on_nonfinite is "raise" or "skip"; got {on_nonfinite!r}')
-        if state_dtype not in (None, torch.bfloat16):
-            raise ValueError(f"state_dtype is torch.bfloat16 or None; got {state_dtype}")
+        given = (lr, momentum, potential, weight_decay, groups, maximize, accuracy)
+        check_options(model, given, on_nonfinite, state_dtype)
         self.state_dtype = state_dtype
         self.length_rule = length_rule(lr, potential)
         self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
         self._certification = None if certify_every is None else Certification(certify_every)
-        self._weights: list[list[DeclaredWeight]] = []  # by group
-        self._batches = WeightBatches(self.length_rule, state_dtype, self._certification)
         self._statistics: NetworkStatistics | None = None
+        self._model: ModelWatch | None = None
         self._last_lr: Tensor | None = None
         self._overflowing: set[int] = set()  # ids of weights that the last step left out
-        if groups is None:
-            groups = [Group(declarations_of(model, momentum, potential, weight_decay))]
-        else:
-            refuse_options_beside_groups(momentum, potential, weight_decay)
+        groups = groups_of(model, groups, momentum, potential, weight_decay)
+        self._own = OwnWeights(self.length_rule, state_dtype, self._certification)
         rate = 1.0 if isinstance(lr, Automatic) else lr
         weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._order = {name: place for place, name in enumerate(weights)}
@@ -148,57 +120,33 @@ class SteepestDescent(torch.optim.Optimizer):
         self.watch(model, process_group)
         project_(self._projections)
         self._projections = None
-        warn_of_limited_metrics(each for group in self._weights for each in group)
+        warn_of_limited_metrics(self._own.all)
         # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
         self.defaults.update(
             (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
         )
-
-    # --- construction -----------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add weights: {"params": [(name, weight), ...], "declarations": [Declaration, ...]}.
 
         Raises ValueError if a declaration is missing: nothing is guessed.
         """
-        given = {**param_group}
-        declarations = list(given.pop("declarations", []))
-        params = given["params"]
-        params = [params] if isinstance(params, Tensor) else list(params)
-        if len(declarations) != len(params):
-            raise ValueError(
-                f"a param group needs one declaration a weight; got {len(declarations)} for "
-                f'{len(params)} weights: add "declarations": [Declaration(...), ...]'
-            )
-        super().add_param_group({**given, "params": params})
+        self._settle()
+        params, declarations, options = declared_params(param_group)
+        super().add_param_group({**options, "params": params})
         group = self.param_groups[-1]
-        for key in self.defaults.keys() - given.keys() - {"lr"}:
+        for key in self.defaults.keys() - options.keys() - {"lr"}:
             del group[key]  # a default of the first group, which this one's programs may not have
         rows = zip(names_of(group), group["params"], declarations, strict=True)
         weights = [DeclaredWeight(*row) for row in rows]
         try:
-            for name, _, declaration in weights:
-                check_kind("add_param_group", repr(name), declaration, Declaration)
-            self._derive(group, weights)
+            programs, projections = self._own.derived(weights)
+            self._watch_with({w.name: p.statistics for w, p in zip(weights, programs, strict=True)})
         except (ValueError, LookupError):
             self.param_groups.pop()
             raise
-
-    def _derive(self, group: dict[str, Any], weights: list[DeclaredWeight]) -> None:
-        """Derive the programs of a group, which is the last of param_groups, and their state."""
-        programs, projections = [], list[InitialProjection]()
-        for each in weights:
-            with errors_named(each.name):
-                check_length(self.length_rule, each.declaration.setting.potential)
-                programs.append(program_of(each.declaration, each.weight.shape, each.name))
-                projections += initial_projections(each)
-        for program in programs:
-            for key, value in program.live.items():
-                group.setdefault(key, value)
-        group["geometry"] = [fingerprint(each.declaration) for each in weights]
-        self._batches.add(len(self._weights), weights, programs)
-        self._weights.append(weights)
-        self.state.update(self._batches.state())
+        self._own.add(group, weights, programs, self.state)
+        self._expect()
         if self._projections is None:
             project_(projections)
         else:
@@ -207,13 +155,8 @@ class SteepestDescent(torch.optim.Optimizer):
     @property
     def plan(self) -> Plan:
         """What is done to each weight, and why: print it."""
-        rows = [
-            (name, tuple(weight.shape), declaration, weight.element_size())
-            for group in self._weights
-            for name, weight, declaration in group
-        ]
         kept = self.state_dtype.itemsize if self.state_dtype else None
-        return plan_of(sorted(rows, key=lambda row: self._order.get(row[0], len(rows))), kept)
+        return plan_of(self._own.plan_rows(self._order), kept)
 
     # --- statistics of the network ------------------------------------------------------------
 
@@ -229,7 +172,8 @@ class SteepestDescent(torch.optim.Optimizer):
         check_model("watch", model)
         if process_group is not None and dist.is_available():
             check_kind("watch", "process_group", process_group, dist.ProcessGroup)
-        self._statistics = NetworkStatistics(model, self._batches.statistics(), process_group)
+        self._statistics = NetworkStatistics(model, self._own.batches.statistics(), process_group)
+        self._model = ModelWatch(model)
         self._expect()
 
     def asks_for(self, *statistics: str) -> bool:
@@ -257,8 +201,9 @@ class SteepestDescent(torch.optim.Optimizer):
         enter as often, with a loss that is divided by their number.  Processes may draw alike or
         differently.
         """
+        self._follow()
         with torch.no_grad():
-            noises = self._batches.noises(self.param_groups)
+            noises = self._own.batches.noises(self.param_groups)
         with self._network_statistics().perturbed(noises) if noises else nullcontext():
             yield
 
@@ -267,6 +212,8 @@ class SteepestDescent(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         if self._statistics is not None:
             self._statistics.forget()
+        if self._own.batches.reads_statistics:
+            self._follow()  # before the next pass, of which a state that starts anew reads more
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -275,16 +222,13 @@ class SteepestDescent(torch.optim.Optimizer):
 
     def _network_statistics(self) -> NetworkStatistics:
         if self._statistics is None:
-            raise RuntimeError(
-                "this optimizer is a copy and does not know its network: call "
-                "optimizer.watch(model) before the next forward pass"
-            )
+            raise RuntimeError(UNWATCHED)
         return self._statistics
 
     def _expect(self) -> None:
         """Let the network show what the next step reads, and nothing else."""
         if self._statistics is not None and self._statistics.wanted:
-            self._statistics.expect(self._batches.next_statistics())
+            self._statistics.expect(self._own.batches.next_statistics())
 
     # --- the step -----------------------------------------------------------------------------
 
@@ -320,9 +264,12 @@ class SteepestDescent(torch.optim.Optimizer):
 
     def _advance(self, loss_scale: Tensor | float, overflowed: bool) -> None:
         """Move the weights, unless a gradient overflowed."""
+        self._settle()
+        if self._model is not None:
+            self._model.look(self._own.all)
         # Taken even where the step is left out, whose statistics shall not be in the next one's.
         # What is maximized has a negative loss: of it, too, are the gradients times noise.
-        seen, reads_statistics = {}, self._batches.reads_statistics
+        seen, reads_statistics = {}, self._own.batches.reads_statistics
         if reads_statistics:
             seen = self._network_statistics().take(-loss_scale if self.maximize else loss_scale)
         gradients = None if overflowed else self._gradients()
@@ -330,7 +277,7 @@ class SteepestDescent(torch.optim.Optimizer):
             usual = None
             if isinstance(self.length_rule, Automatic):
                 gradients, usual = without_outlier(gradients, self.param_groups[0].get(USUAL))
-            self._last_lr = self._batches.step(self.param_groups, gradients, seen)
+            self._last_lr = self._own.batches.step(self.param_groups, gradients, seen)
             if usual is not None:
                 self.param_groups[0][USUAL] = usual
         if reads_statistics:
@@ -338,9 +285,8 @@ class SteepestDescent(torch.optim.Optimizer):
 
     def _gradients(self) -> Gradients | None:
         """Gradients to step with, by id of their weight; None where the step is skipped."""
-        weights = [each for group in self._weights for each in group]
         try:
-            gradients, self._overflowing = usable_gradients(weights, before=self._overflowing)
+            gradients, self._overflowing = usable_gradients(self._own.all, self._overflowing)
         except NonFiniteGradient:
             if self.on_nonfinite == "raise":
                 raise
@@ -361,33 +307,93 @@ class SteepestDescent(torch.optim.Optimizer):
         worst = {} if self._certification is None else self._certification.worst
         return {rule: float(gap) for rule, gap in worst.items()}
 
-    # --- checkpoints --------------------------------------------------------------------------
+    # --- what a person changes, saves and loads -----------------------------------------------
+
+    def _settle(self) -> None:
+        """Follow or refuse what was done to groups, weights and state since the last step."""
+        check_members(self.param_groups, self._own.groups)
+        self._follow()
+
+    def _follow(self) -> None:
+        if self._own.follow(self.state):
+            self._expect()
+
+    def reset(self, *weights: Tensor | str) -> None:
+        """Bring the state of these weights, tensors or full names, or of all to its first values.
+
+        Raises ValueError for what is no weight of the optimizer.
+        """
+        chosen = [self._own.find(weight).weight for weight in weights]
+        self._settle()
+        self.state.update({weight: {} for weight in chosen or [*self.state]})
+        self._settle()
+
+    def replace(
+        self, old: Tensor | str, new: Tensor, rows: Sequence[int] | Tensor | None = None
+    ) -> None:
+        """Go on with another tensor in the place of a weight, under its name and declaration.
+
+            state of new[i]  <-  state of old[rows[i]],  or its first value where rows[i] is -1
+
+        An estimate that mixes rows starts anew, with a logged line; other weights keep all state.
+
+        old   the weight, or its full name
+        new   a Parameter; where metrics read layers, put it into the model before
+        rows  whole numbers, one a row of `new`; None keeps all
+
+        Raises ValueError, with nothing changed, for shapes that do not agree.
+        """
+        before = self._own.find(old)
+        if self._model is not None and self._own.batches.reads_statistics:
+            self._model.check_has(before.name, new)
+        made = self._own.replacement(before, new, rows, self.state)
+        self._watch_with({})
+        group, place = self._own.place_of(before)
+        self.param_groups[group]["params"][place : place + 1] = [new]
+        self._own.replace(made, self.state)
+        self._expect()
+
+    def _watch_with(self, more: Mapping[str, Sequence[str]]) -> None:
+        """Watch a model whose weights have changed, also for statistics of new ones."""
+        if self._statistics is not None:
+            wanted = {**self._own.batches.statistics(), **more}
+            self._statistics = self._statistics.again(wanted)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State by the place of each weight, and the groups, with the names of their weights."""
+        self._settle()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state_dict of the same network under the same geometry.
 
-        Raises ValueError, with nothing changed, if weights, geometry or shapes differ.
+        Weights are found by their names, behind what a wrapper puts before them, and by their
+        places only where no names were saved; the optimizer keeps its own names.
+
+        Raises ValueError, with nothing changed, if weights, geometry, groups or shapes differ.
         """
-        check_loadable(self._weights, self.state, state_dict)
-        saved = state_dict["state"]
-        super().load_state_dict({**state_dict, "state": {}})
-        self.state.update(self._batches.state())
-        weights = [each.weight for group in self._weights for each in group]
-        copy_state_(self.state, {weight: saved[i] for i, weight in enumerate(weights)})
+        self._settle()
+        given = {**state_dict}
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            given = hook(self, given) or given
+        options, state = loaded(self._own.groups, self.state, given)
+        self._own.public.take_over_(state)
+        for group, saved in zip(self.param_groups, options, strict=True):
+            group.update(saved)
         self._expect()
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in _PICKLED}}
+        self._settle()
+        own = {name: getattr(self, name) for name in _PICKLED}
+        return {**super().__getstate__(), **own, "state": self._own.public.copied()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_weights" not in state:
-            return  # load_state_dict comes this way too, with the batches in place
-        saved = {weight: dict(own) for weight, own in self.state.items()}
-        self._batches = WeightBatches(self.length_rule, self.state_dtype, self._certification)
-        self._statistics, self._projections, self._overflowing = None, None, set()
-        for index, weights in enumerate(self._weights):
-            programs = [program_of(w.declaration, w.weight.shape, w.name) for w in weights]
-            self._batches.add(index, weights, programs)
-        self.state.update(self._batches.state())
-        copy_state_(self.state, saved)
+        if "_own" not in state:
+            return  # state and groups alone, which the next step takes over
+        self.param_groups = [{**row, "params": [*row["params"]]} for row in self.param_groups]
+        self._statistics, self._model, self._projections = None, None, None
+        self._overflowing = set()
+        self._own = self._own.again(self.state)

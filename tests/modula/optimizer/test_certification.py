@@ -144,7 +144,7 @@ def test_a_delayed_metric_is_looked_at_before_it_learns(name: str) -> None:
     before = net[0].weight.detach().clone()
     train(optimizer, net, 1)
     direction, gradient = before - net[0].weight.detach(), net[0].weight.grad
-    setting = optimizer._weights[0][0].declaration.setting
+    setting = optimizer._own.all[0].declaration.setting
     found = derive(setting, before.shape).measured
     norm = found.norm([optimizer.state[net[0].weight][name] for name in found.reads])
     after = certify(norm, Euclidean(), before, gradient, direction / norm(direction))

@@ -77,7 +77,7 @@ def test_training_goes_on(
     optimizer = RECIPES[name](net)
     for seed in range(before):
         train(optimizer, net, seed)
-    declared = [each for group in optimizer._weights for each in group]
+    declared = optimizer._own.all
     weights = [each.weight for each in declared if each.declaration.has_metric]
     start, kept = loss_of(net), copies(weights)
     caplog.clear()

@@ -57,7 +57,7 @@ def send_back(optimizer: SteepestDescent, net: nn.Module, seed: int) -> None:
 def places_that_fail(optimizer: SteepestDescent) -> list[tuple[list[Any], int]]:
     """The first and the last line of each batch that may raise an error in the next step."""
     places = []
-    for _, batch, _ in optimizer._batches._batches:
+    for _, batch, _ in optimizer._own.batches._batches:
         for lines in (batch._proposal, batch._update):
             found = [i for i, one in enumerate(lines) if one.line.op.can_fail]
             due = [i for i in found if batch._is_due(lines[i].line, 0)]
@@ -294,10 +294,10 @@ def test_a_handler_of_the_user_is_left_alone() -> None:
 def test_what_cannot_fail_is_not_copied(name: str) -> None:
     net = Net()
     optimizer = RECIPES[name](net)
-    assert not any(batch.can_fail for _, batch, _ in optimizer._batches._batches)
+    assert not any(batch.can_fail for _, batch, _ in optimizer._own.batches._batches)
 
 
 def test_lines_that_wait_cost_no_copy_until_they_are_due() -> None:
-    batches = RECIPES["manifold_muon"](Net())._batches._batches
+    batches = RECIPES["manifold_muon"](Net())._own.batches._batches
     assert any(batch.can_fail for _, batch, _ in batches)  # a retraction in every step
     assert not all(batch.can_fail for _, batch, _ in batches)  # biases are plain

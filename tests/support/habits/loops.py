@@ -251,7 +251,7 @@ def averaged(recipe: str) -> Outcome:
 )
 def error_inside(recipe: str) -> Outcome:
     user = User(recipe).steps(0, 1)
-    batches = user.optimizer._batches._batches
+    batches = user.optimizer._own.batches._batches
     for each in (batches[0], batches[-1]):
         for lines, place in ((each.batch._proposal, 0), (each.batch._update, -1)):
             if lines:

@@ -1,0 +1,182 @@
+"""The weights of an optimizer: how they are advanced, and how what is done to them is followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from modula.duality import Declaration, Program, program_of
+from modula.errors import errors_named, suggest
+from modula.optimizer.certification import Certification
+from modula.optimizer.initial_projection import InitialProjection, initial_projections, project_
+from modula.optimizer.network_step import WeightBatches
+from modula.optimizer.network_wide import LengthRule, check_length
+from modula.optimizer.param_groups import DeclaredWeight
+from modula.optimizer.placement import Placement
+from modula.optimizer.public_state import PublicState
+from modula.optimizer.replacement import check_new, checked_rows, taken_state
+from modula.optimizer.state_dict import fingerprint
+
+State = dict[Any, Any]  # by weight, and by name: what an optimizer shows as its `state`
+
+
+class Replacement(NamedTuple):
+    """A weight, the one in its place, what state it starts from, and how it is projected."""
+
+    old: DeclaredWeight
+    new: DeclaredWeight
+    state: dict[str, Tensor]
+    projections: list[InitialProjection]
+
+
+class OwnWeights:
+    """Weights by group, in batches that are advanced together, and the state that is shown of them.
+
+    What a person does between two steps, to the weights themselves and to the shown state, is
+    followed by the batches or refused: see `follow`.
+
+    length_rule, state_dtype, certification   see WeightBatches
+    """
+
+    def __init__(
+        self,
+        length_rule: LengthRule | None,
+        state_dtype: torch.dtype | None,
+        certification: Certification | None,
+    ) -> None:
+        self._options = (length_rule, state_dtype, certification)
+        self.groups: list[list[DeclaredWeight]] = []
+        self.batches = WeightBatches(*self._options)
+        self._look_again()
+
+    @property
+    def all(self) -> list[DeclaredWeight]:
+        """All weights, in the order of the groups."""
+        return [each for weights in self.groups for each in weights]
+
+    def plan_rows(
+        self, order: Mapping[str, int]
+    ) -> list[tuple[str, tuple[int, ...], Declaration, int]]:
+        """Name, shape, declaration and bytes of an entry of each weight, in an order of names."""
+        return [
+            (each.name, tuple(each.weight.shape), each.declaration, each.weight.element_size())
+            for each in sorted(self.all, key=lambda each: order.get(each.name, len(order)))
+        ]
+
+    def find(self, weight: Tensor | str) -> DeclaredWeight:
+        """The weight that is meant by a tensor, or by its full name; ValueError for another."""
+        names = {each.name: each for each in self.all}
+        known = names if isinstance(weight, str) else {id(each.weight): each for each in self.all}
+        key = weight if isinstance(weight, str) else id(weight)
+        if key not in known:
+            given = repr(weight) if isinstance(weight, str) else "this tensor"
+            raise ValueError(
+                f"{given} is no weight of this optimizer: give one of its own, or a full name; "
+                f"{suggest(weight if isinstance(weight, str) else '', names)}"
+            )
+        return known[key]  # type: ignore[index]
+
+    def place_of(self, each: DeclaredWeight) -> tuple[int, int]:
+        """The group of a weight, and its place there."""
+        return next(
+            (group, place)
+            for group, weights in enumerate(self.groups)
+            for place, own in enumerate(weights)
+            if own is each
+        )
+
+    def derived(
+        self, weights: Sequence[DeclaredWeight]
+    ) -> tuple[list[Program], list[InitialProjection]]:
+        """Programs for new weights, and what brings them to their manifolds.
+
+        Raises ValueError or LookupError for a weight that none is derived for, and for a name that
+        is taken: state belongs to names.
+        """
+        programs, projections = [], list[InitialProjection]()
+        taken = {each.name for each in self.all}
+        for each in weights:
+            if each.name in taken:
+                raise ValueError(f"{each.name} is the name of two weights: give each its own")
+            taken.add(each.name)
+            with errors_named(each.name):
+                check_length(self._options[0], each.declaration.setting.potential)
+                programs.append(program_of(each.declaration, each.weight.shape, each.name))
+                projections += initial_projections(each)
+        return programs, projections
+
+    def add(
+        self,
+        options: dict[str, Any],
+        weights: list[DeclaredWeight],
+        programs: list[Program],
+        state: State,
+    ) -> None:
+        """Add a group, with a program for each weight, whose live options it gets."""
+        for program in programs:
+            for key, value in program.live.items():
+                options.setdefault(key, value)
+        options["geometry"] = [fingerprint(each.declaration) for each in weights]
+        self.groups = [*self.groups, weights]
+        self.batches.add(len(self.groups) - 1, weights, programs)
+        self._look_again()
+        self.public.take_over_(state)
+
+    def again(self, state: State) -> OwnWeights:
+        """The same weights in batches of their own, which go on from this state."""
+        found = OwnWeights(*self._options)
+        for weights in self.groups:
+            programs = [program_of(w.declaration, w.weight.shape, w.name) for w in weights]
+            found.groups.append(weights)
+            found.batches.add(len(found.groups) - 1, weights, programs)
+        found._look_again()
+        found.public.take_over_(state)
+        return found
+
+    def _look_again(self) -> None:
+        self.public, self._placement = PublicState(self.batches.held()), Placement(self.all)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_options": self._options, "groups": self.groups}
+
+    def follow(self, state: State) -> bool:
+        """Follow what was done since the last step; whether that was anything.  Never waits.
+
+        Raises ValueError, with nothing changed, for what cannot be followed.
+        """
+        if self._placement.has_changed() or self.public.is_elsewhere:
+            built = self.again(state)
+            self.batches, self.public = built.batches, built.public
+            self._placement = built._placement
+            return True
+        return self.public.take_over_(state)
+
+    def replacement(
+        self, old: DeclaredWeight, new: Tensor, rows: Sequence[int] | Tensor | None, state: State
+    ) -> Replacement:
+        """Another tensor in the place of a weight, with its state; nothing is changed yet.
+
+        Raises ValueError for what does not fit.
+        """
+        check_new(old, new, self.all)
+        if not self._placement.is_behind:
+            self.public.take_over_(state)
+        shapes = self._placement.shape_of(old.weight), tuple(new.shape)
+        after, picked = old._replace(weight=new), checked_rows(old.name, *shapes, rows)
+        with errors_named(old.name):
+            programs = [program_of(old.declaration, shape, old.name) for shape in shapes]
+            projections = initial_projections(after)
+        taken = taken_state(old.name, state[old.weight], shapes, programs, picked)
+        return Replacement(old, after, taken, projections)
+
+    def replace(self, made: Replacement, state: State) -> None:
+        """Put it into its place; its batch is built by the next `follow`."""
+        old, new = made.old, made.new
+        self.groups = [[new if x is old else x for x in weights] for weights in self.groups]
+        self._placement.replace_(old.weight, new.weight)
+        del state[old.weight]
+        state[new.weight] = made.state
+        project_(made.projections)
