@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from math import prod
+from shutil import get_terminal_size
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,7 @@ from modula.duality.declaration.decay import has_decay
 from modula.duality.declaration.declaration import Declaration, program_of, rule_of
 from modula.duality.known_as import known_as
 from modula.duality.metrics.coordinates import describe
+from modula.duality.plan_table import fitting_table
 from modula.duality.program.program import Program
 from modula.kernels.op import Shape
 
@@ -81,8 +83,11 @@ def row_of(
 
 _COLUMNS = (
     *("weight", "shape", "role", "norm", "manifold", "metric", "scalers"),
-    *("budget", "rule", "known as"),
+    *("budget", "rule", "known as", "MFLOPs"),
 )
+# What a narrow table may leave out, the most telling first.
+_DISPENSABLE = ("metric", "manifold", "known as", "budget", "scalers", "role", "MFLOPs")
+WIDE = 200  # columns where no terminal limits them: a log file, a notebook
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,15 @@ class Plan:
                 return row
         raise KeyError(f"no weight is named {name!r}; the plan has {[r.name for r in self.rows]}")
 
-    def table(self) -> Table:
-        """A rich table: one line a weight, equal neighbours in full."""
+    def table(self, width: int = WIDE) -> Table:
+        """A rich table of at most this many columns: one row a weight, equal neighbours in full.
+
+        A narrow one leaves out columns, and says which, before it wraps what is left; the weights,
+        their shapes, norms and rules are always there.
+        """
         unused = [c for c in ("metric", "scalers") if not any(getattr(r, c) for r in self.rows)]
-        columns = [c for c in _COLUMNS if c not in unused]
+        rows = [_cells(row) for row in self.rows]
+        columns = {c: [row[c] for row in rows] for c in _COLUMNS if c not in unused}
         flops = sum(row.flops for row in self.rows)
         moved = sum(row.bytes for row in self.rows)
         kept = sum(row.state_bytes for row in self.rows)
@@ -110,13 +120,8 @@ class Plan:
             f"{len(self.rows)} weights; a step costs {flops:.3g} FLOPs, {moved:.3g} bytes; "
             f"state: {share:.3g} bytes a weight entry" + self._errors()
         )
-        table = Table(title="What is done to each weight, and why", caption=caption)
-        for column in (*columns, "MFLOPs"):
-            table.add_column(column, justify="right" if column == "MFLOPs" else "left")
-        for row in self.rows:
-            cells = _cells(row)
-            table.add_row(*(cells[c] for c in columns), f"{row.flops / 1e6:.3g}")
-        return table
+        title = "What is done to each weight, and why"
+        return fitting_table(columns, width, _DISPENSABLE, title=title, caption=caption)
 
     def _errors(self) -> str:
         """A line of the caption on directions that miss more than rounding of the steepest."""
@@ -130,9 +135,10 @@ class Plan:
         )
 
     def __str__(self) -> str:
-        # Wide enough that no cell is cut: a table in a log file has no terminal to fit.
+        width = get_terminal_size((WIDE, 0)).columns
         text = StringIO()
-        Console(file=text, width=200, color_system=None).print(self.table())
+        console = Console(file=text, width=width, color_system=None)
+        console.print(self.table(width))
         return "\n".join(each.rstrip() for each in text.getvalue().splitlines())
 
     def programs(self) -> str:
@@ -176,6 +182,7 @@ def _cells(row: Row) -> dict[str, str]:
                 f"{row.budget:.4g}",
                 row.rule,
                 row.known_as,
+                f"{row.flops / 1e6:.3g}",
             ),
             strict=True,
         )

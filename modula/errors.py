@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
+# What torch and this package raise for wrong arguments.
+REFUSALS = (ValueError, TypeError, RuntimeError)
+
 
 class UserError(ValueError):
     """Unusable input; the message is one sentence that says what would work."""
@@ -61,11 +64,19 @@ def errors_named(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def refusals_in_words(beginning: str = "") -> Iterator[None]:
-    """Turn errors of a layer, an optimizer or torch into a UserError of one line."""
+def refusals_in_words(
+    beginning: str = "", kinds: tuple[type[Exception], ...] = REFUSALS
+) -> Iterator[None]:
+    """Turn errors of a layer, an optimizer or torch into a UserError of one line.
+
+    kinds  of errors that are turned
+    """
     try:
         yield
     except UserError:
         raise
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(beginning + (" ".join(str(error).split()) or repr(error))) from error
+    except kinds as error:
+        said = " ".join(str(error).split())
+        if isinstance(error, LookupError) or not said:
+            said = repr(error)  # of a KeyError the text is the key alone
+        raise UserError(beginning + said) from error

@@ -29,7 +29,7 @@ def explain(
         with refusals_in_words():
             plan = RECIPES[recipe](build_model(config)).plan
         console = screen()
-        console.print(plan.table())
+        console.print(plan.table(console.width))
         if programs:
             console.print(plan.programs(), highlight=False, markup=False)
         if save:

@@ -2,6 +2,7 @@
 
 import typer
 
+from modula.cli.console import exit_on_user_error, prepare_streams
 from modula.cli.explain import explain
 from modula.cli.train import TRAIN_HELP, train
 from modula.cli.verify import verify
@@ -20,4 +21,6 @@ app.command()(verify)
 
 def main() -> None:
     """The command `modula`."""
-    app()
+    prepare_streams()
+    with exit_on_user_error():
+        app()

@@ -10,14 +10,9 @@ from modula.cli.console import exit_on_user_error, option, screen
 from modula.errors import UserError
 from modula.recipes import RECIPES
 from modula.training.config import Config, read_toml
-from modula.training.experiment import (
-    configs_in,
-    contenders,
-    folder_to_resume,
-    new_folder,
-    run_all,
-    text_for,
-)
+from modula.training.contenders import configs_in, contenders
+from modula.training.experiment import folder_to_resume, run_all, run_new, text_for
+from modula.training.lock import locked
 
 KEYS = tuple(field.name for field in fields(Config))
 
@@ -109,15 +104,13 @@ def train(
             refuse_settings(chosen, "--compare" if compare else "--config" if config else "")
             folder = folder_to_resume(words or [], out)
             configs = configs_in(folder)
-            text = text_for(configs)
+            with locked(folder):
+                run_all(folder, configs, text_for(configs), screen())
         elif words and not compare:
             raise UserError(f"unexpected word {words[0]!r}: see modula train --help")
         else:
-            base = {**(read_toml(config) if config else {}), **chosen}
-            configs = contenders(base, names)
-            text = text_for(configs)
-            folder = new_folder(out, configs)
-        run_all(folder, configs, text, screen())
+            configs = contenders({**(read_toml(config) if config else {}), **chosen}, names)
+            run_new(out, configs, text_for(configs), screen())
 
 
 def refuse_settings(chosen: dict[str, Any], other: str) -> None:

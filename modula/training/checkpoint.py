@@ -9,7 +9,6 @@ construction and the newest one is the one to continue from.  The one before it 
 import io
 import json
 import os
-import pickle
 import re
 import shutil
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from modula.training.files import sync_folder, write_synced
 FORMAT = "modula checkpoint 1"
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 KEPT = 2
+NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Checkpoint:
 def steps_in(folder: Path) -> list[int]:
     """Steps that have a checkpoint, oldest first."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name)))
+    matches = (NAME.fullmatch(name) for name in names)
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def place(folder: Path, step: int) -> Path:
@@ -63,9 +64,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     fresh = folder / f".new-{target.name}"
     with disk_errors_in_words("write", target):
         folder.mkdir(parents=True, exist_ok=True)
-        # A killed save leaves a folder of another name, which a new one would fail to create.
-        for left_by_a_killed_save in folder.glob(".*-step-*"):
-            shutil.rmtree(left_by_a_killed_save)
+        clear_killed(folder)  # a new one would fail to create a folder of that name
         try:
             _write(fresh, checkpoint)
             _discard(target)
@@ -75,6 +74,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         sync_folder(folder)
         for step in steps_in(folder)[:-KEPT]:
             _discard(place(folder, step))
+
+
+def clear_killed(folder: Path) -> None:
+    """Remove what a killed save left: folders that have no checkpoint's name yet, or no more."""
+    with disk_errors_in_words("clear", folder):
+        for left in folder.glob(".*-step-*"):
+            shutil.rmtree(left)
 
 
 def _write(fresh: Path, checkpoint: Checkpoint) -> None:
@@ -128,25 +134,29 @@ def load(target: Path) -> Checkpoint:
         for name, content in data.items():
             if sha256(content).hexdigest() != manifest["sha256"][name]:
                 raise ValueError(f"{name} is not what was written")
+        if place(target.parent, manifest["step"]) != target:
+            raise ValueError(f"{MANIFEST} is that of step {manifest['step']}")
         return Checkpoint(
-            step=int(manifest["step"]),
+            step=manifest["step"],
             about=dict(manifest["about"]),
             weights=safetensors.torch.load(data[WEIGHTS]),
             state=torch.load(io.BytesIO(data[STATE]), map_location="cpu", weights_only=True),
         )
     except OSError as error:
         raise _broken(target, f"cannot read {error.filename}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _broken(target, str(error)) from error
-    except (SafetensorError, pickle.UnpicklingError) as error:
-        raise _broken(target, "its tensors cannot be read") from error
+    except SafetensorError as error:
+        raise _broken(target, f"{WEIGHTS} cannot be read") from error
+    except ValueError as error:
+        raise _broken(target, " ".join(str(error).split())) from error
+    except Exception as error:  # crafted files fail in any way, pickles inside torch.load above all
+        raise _broken(target, f"its contents cannot be read ({type(error).__name__})") from error
 
 
 def _manifest(target: Path) -> dict[str, Any]:
     path = target / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _broken(target, f"{MANIFEST} is missing or unreadable") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(

@@ -5,8 +5,8 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from inspect import signature
-from math import inf
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import torch
@@ -16,7 +16,13 @@ from modula.norms.checks import in_words, is_kind
 from modula.optimizer.automatic import Automatic
 from modula.recipes import RECIPES
 
+CONFIG = "config.toml"
+VOCABULARY = 256  # bytes
 SMALL_WIDTH = 256
+SEEDS = (-(2**63), 2**64 - 1)  # what torch takes
+MOST_THREADS = 512  # thousands end in a segmentation fault
+LARGEST = 2**31 - 1  # of the other whole numbers
+PLACES = ("data", "device")  # where a run finds its text and computes, not what it computes
 
 # What a grid found best for the default run: benchmarks/results/no_learning_rate_200.md and
 # compare_metrics.md.
@@ -70,13 +76,17 @@ class Config:
     norms_every: int = 10
 
     def __post_init__(self) -> None:
-        if isinstance(self.lr, float | int) and not 0 < self.lr < inf:
+        if isinstance(self.lr, float | int) and not 0 < self.lr <= float_info.max:
             raise UserError(f"lr must be a positive number, not {self.lr}")
         for field in fields(self):
             value = getattr(self, field.name)
             if not is_kind(value, field.type):
                 wanted = in_words(field.type).removesuffix(" or None")
                 raise UserError(f"{field.name} must be {wanted}, not {value!r}")
+            if isinstance(value, str) and not _is_plain(value):
+                raise UserError(f"{field.name} must be UTF-8 without a NUL byte, not {value!r}")
+            if field.type is int and field.name != "seed" and value > LARGEST:
+                raise UserError(f"{field.name} must be at most {LARGEST}, not {value}")
         for name in ("width", "depth", "heads", "context", "batch", "steps", "validate_every",
                      "checkpoint_every", "norms_every"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -86,8 +96,13 @@ class Config:
                 f"microbatches must be from 1 to batch = {self.batch}, or 0 to leave it open, "
                 f"not {self.microbatches}"
             )
-        if self.threads < 0:
-            raise UserError(f"threads must be positive, or 0 to leave it open, not {self.threads}")
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise UserError(
+                f"threads must be positive and at most {MOST_THREADS}, or 0 to leave it open, "
+                f"not {self.threads}"
+            )
+        if not SEEDS[0] <= self.seed <= SEEDS[1]:
+            raise UserError(f"seed must be from {SEEDS[0]} to {SEEDS[1]}, not {self.seed}")
         if self.width % (2 * self.heads):
             nearest = -(-self.width // (2 * self.heads)) * 2 * self.heads
             raise UserError(
@@ -113,6 +128,15 @@ class Config:
         return TUNED.get(self.optimizer, {}) | terms | given
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a text can be a file's name and a line of a config file."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # bytes of a command line that are no UTF-8
+        return False
+    return "\0" not in text
+
+
 def parse_options(text: str) -> dict[str, Any]:
     """Options as a dict, from text such as "momentum=0.9 every=5".
 
@@ -127,7 +151,7 @@ def parse_options(text: str) -> dict[str, Any]:
         dtype = getattr(torch, value, None)
         try:
             found[name] = dtype if isinstance(dtype, torch.dtype) else ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise UserError(
                 f"options are NAME=VALUE with a number for VALUE, like momentum=0.9; not {word!r}"
             ) from None
@@ -162,6 +186,13 @@ def find_device(name: str) -> torch.device:
         ) from error
 
 
+def differences(now: Config, then: Config) -> str:
+    """What differs between two configs, in words; "" for nothing that changes what is computed."""
+    names = [field.name for field in fields(Config) if field.name not in PLACES]
+    pairs = [(name, getattr(now, name), getattr(then, name)) for name in names]
+    return ", ".join(f"{name} is {a!r} and was {b!r}" for name, a, b in pairs if a != b)
+
+
 def to_toml(config: Config) -> str:
     """The config as a TOML file; JSON strings, numbers and lists are valid TOML."""
     present = {key: value for key, value in asdict(config).items() if value is not None}
@@ -171,12 +202,23 @@ def to_toml(config: Config) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a config file; unknown ones are refused with the nearest known one."""
     known = [field.name for field in fields(Config)]
+    with disk_errors_in_words("read", path):
+        raw = path.read_bytes()
     try:
-        with disk_errors_in_words("read", path):
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(raw.decode())
+    except (ValueError, RecursionError) as error:  # also of a number of 5000 digits
         raise UserError(f"{path} is not a TOML file: {error}") from error
     for key in content:
         if key not in known:
             raise UserError(f"unknown key {key!r} in {path}: {suggest(key, known)}")
     return content
+
+
+def read_config(folder: Path) -> Config:
+    """The config of the run in a folder."""
+    path = folder / CONFIG
+    with disk_errors_in_words("read", path):
+        there = path.exists()
+    if not there:
+        raise UserError(f"{folder} holds no run to resume: it has no {CONFIG}")
+    return Config(**read_toml(path))

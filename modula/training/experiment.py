@@ -1,81 +1,74 @@
 """A folder of training runs: one run, or several to compare, with their pictures."""
 
 import json
-import re
 import time
 from contextlib import suppress
-from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from modula.errors import Diverged, UserError, suggest
-from modula.recipes import RECIPES
+from modula.errors import Diverged, UserError, disk_errors_in_words
 from modula.training import report
-from modula.training.config import Config, find_device, thread_count, to_toml
+from modula.training.config import CONFIG, Config, to_toml
+from modula.training.contenders import Configs
 from modula.training.data import Text, load_text
 from modula.training.files import COMPARISON, METRICS, replace_file
+from modula.training.lock import locked
 from modula.training.progress import show_sample, summary, train_with_progress
 from modula.training.records import Record, read_records
-from modula.training.run import CONFIG, Run, build, read_config
+from modula.training.run import Run, build
 
 RUNS = Path("runs")
 
-BETWEEN_CONTENDERS = re.compile(r",(?![^(]*\))")  # not the commas of (0.9, 0.95)
 
-Configs = dict[str, Config]  # by name of the run; "" for a run that is the folder itself
-
-
-def contenders(base: dict[str, Any], words: list[str]) -> Configs:
-    """The runs of --compare: each word is a contender, a few words may be joined by commas."""
-    names = [name for word in words for name in BETWEEN_CONTENDERS.split(word) if name]
-    configs = {name: contender(base, name) for name in names} or {"": Config(**base)}
-    return {name: settled(config) for name, config in configs.items()}
-
-
-def settled(config: Config) -> Config:
-    """The config with device and threads filled in, so that the run can be repeated."""
-    return replace(config, device=str(find_device(config.device)), threads=thread_count(config))
+def run_new(out: Path | None, configs: Configs, text: Text, console: Console) -> None:
+    """Train new runs, in a folder that has none: the one named, or runs/<time>."""
+    if out:
+        refuse_used(out)
+    for config in configs.values():
+        build(config, "cpu")  # what is refused is refused before there is a folder
+    folder = out or folder_of_its_own()
+    with locked(folder):
+        refuse_used(folder)  # by another process that was quicker
+        begin(folder, configs)
+        run_all(folder, configs, text, console)
 
 
-def contender(base: dict[str, Any], name: str) -> Config:
-    """The config of one run: `base` with NAME or NAME@LR, and more @OPTION=VALUE behind."""
-    optimizer, *parts = name.split("@")
-    if optimizer not in RECIPES:
-        raise UserError(f"unknown optimizer {optimizer!r}: {suggest(optimizer, RECIPES)}")
-    chosen: dict[str, Any] = {"optimizer": optimizer}
-    for part in parts:
-        if "=" in part:
-            chosen["options"] = f"{chosen.get('options', '')} {part}".strip()
-        else:
-            chosen["lr"] = _rate(part, name)
-    return Config(**{**base, **chosen})
+def holds_run(folder: Path) -> bool:
+    """Whether runs were begun in a folder."""
+    with disk_errors_in_words("read", folder):
+        return (folder / COMPARISON).exists() or (folder / CONFIG).exists()
 
 
-def _rate(word: str, name: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise UserError(f"{name!r} is not NAME@LR: {word!r} is no number") from None
-
-
-def new_folder(out: Path | None, configs: Configs) -> Path:
-    """Make the folder of new runs and write down what they are: enough to resume from."""
-    folder = out or RUNS / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if (folder / COMPARISON).exists() or (folder / CONFIG).exists():
+def refuse_used(folder: Path) -> None:
+    """Raise UserError for a folder that holds a run."""
+    if holds_run(folder):
         raise UserError(
             f"{folder} holds a run already: go on with it by --resume {folder}, "
             f"or choose another --out"
         )
-    for config in configs.values():
-        build(config, "cpu")  # what is refused is refused before there is a folder
+
+
+def folder_of_its_own() -> Path:
+    """A new folder runs/<time>; runs that begin in the same second get one each."""
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for number in count(1):
+        folder = RUNS / (now if number == 1 else f"{now}_{number}")
+        with disk_errors_in_words("write", folder), suppress(FileExistsError):
+            RUNS.mkdir(exist_ok=True)
+            folder.mkdir()
+            return folder
+    raise AssertionError
+
+
+def begin(folder: Path, configs: Configs) -> None:
+    """Write down what the runs of a folder are: enough to resume from."""
     for name, config in configs.items():
         replace_file(folder / name / METRICS, b"")
         replace_file(folder / name / CONFIG, to_toml(config).encode())
     if "" not in configs:
         replace_file(folder / COMPARISON, json.dumps(list(configs)).encode())
-    return folder
 
 
 def folder_to_resume(words: list[str], out: Path | None) -> Path:
@@ -85,21 +78,10 @@ def folder_to_resume(words: list[str], out: Path | None) -> Path:
         raise UserError(f"one folder can be resumed, not {' and '.join(map(str, named))}")
     if named:
         return named[0]
-    found = [p for p in RUNS.glob("*") if (p / COMPARISON).exists() or (p / CONFIG).exists()]
+    found = [path for path in RUNS.glob("*") if holds_run(path)]
     if not found:
         raise UserError("there is no run below runs/ to resume: name its folder after --resume")
     return max(found, key=lambda path: path.stat().st_mtime)
-
-
-def configs_in(folder: Path) -> Configs:
-    """Configs of the runs in a folder, by name of the run."""
-    path = folder / COMPARISON
-    if not path.exists():
-        return {"": read_config(folder)}
-    try:
-        return {name: read_config(folder / name) for name in json.loads(path.read_bytes())}
-    except (ValueError, TypeError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"{path} is broken") from error
 
 
 def text_for(configs: Configs) -> Text:
@@ -111,17 +93,29 @@ def text_for(configs: Configs) -> Text:
 
 
 def run_all(folder: Path, configs: Configs, text: Text, console: Console) -> None:
-    """Train every run of a folder, then draw and print what came out."""
-    console.print(f"{text}\nresults go to {folder}", highlight=False)
-    if "" in configs:
-        run_one(configs[""], text, folder, console)
-    else:
-        runs = {n: run_contender(c, text, folder / n, console) for n, c in configs.items()}
-        title = f"{len(runs)} optimizers, {size(next(iter(configs.values())))}"
-        report.draw_comparison(runs, folder / "comparison.png", title)
-        replace_file(folder / "comparison.md", report.comparison_markdown(runs).encode())
-        console.print(report.comparison_table(runs))
-    console.print(f"{folder} now has {', '.join(results(folder))}", highlight=False)
+    """Train every run of a folder, then draw and print what came out.
+
+    A KeyboardInterrupt is given the words how to go on.
+    """
+    console.print(f"{text}\nresults go to {folder}", highlight=False, markup=False)
+    try:
+        if "" in configs:
+            run_one(configs[""], text, folder, console)
+        else:
+            compare(configs, text, folder, console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on with modula train --resume {folder}") from None
+    console.print(f"{folder} now has {', '.join(results(folder))}", highlight=False, markup=False)
+
+
+def compare(configs: Configs, text: Text, folder: Path, console: Console) -> None:
+    """The runs of a comparison, then their picture and their table."""
+    runs = {n: run_contender(c, text, folder / n, console) for n, c in configs.items()}
+    first = next(iter(configs.values()))
+    title = f"{len(runs)} optimizers, {size(first)}"
+    report.draw_comparison(runs, first.steps, folder / "comparison.png", title)
+    replace_file(folder / "comparison.md", report.comparison_markdown(runs, first.steps).encode())
+    console.print(report.comparison_table(runs, first.steps))
 
 
 def run_contender(config: Config, text: Text, folder: Path, console: Console) -> list[Record]:
@@ -129,17 +123,19 @@ def run_contender(config: Config, text: Text, folder: Path, console: Console) ->
     try:
         run_one(config, text, folder, console)
     except Diverged as error:
-        console.print(f"{folder.name}: {error}", style="red", highlight=False)
+        console.print(f"{folder.name}: {error}", style="red", highlight=False, markup=False)
     return read_records(folder / METRICS)
 
 
 def run_one(config: Config, text: Text, folder: Path, console: Console) -> None:
     """One run: print the plan, train, draw curves, show a sample."""
     run = Run(config, text, folder)
-    console.print(run.optimizer.plan.table())
+    console.print(run.optimizer.plan.table(console.width))
     replace_file(folder / "plan.html", run.optimizer.plan.to_html().encode())
     if run.step:
-        console.print(f"going on from step {run.step} of {config.steps}", highlight=False)
+        console.print(
+            f"going on from step {run.step} of {config.steps}", highlight=False, markup=False
+        )
     try:
         train_with_progress(run, console)
     except (UserError, KeyboardInterrupt):
@@ -148,7 +144,7 @@ def run_one(config: Config, text: Text, folder: Path, console: Console) -> None:
         raise
     draw(folder, config)
     show_sample(run, console)
-    console.print(summary(read_records(folder / METRICS)), highlight=False)
+    console.print(summary(read_records(folder / METRICS)), highlight=False, markup=False)
 
 
 def draw(folder: Path, config: Config) -> None:

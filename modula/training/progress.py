@@ -7,7 +7,7 @@ from rich.text import Text as Words
 
 from modula.training.files import METRICS
 from modula.training.records import Record, read_records
-from modula.training.report import final_loss, mean_speed
+from modula.training.report import final_loss, loss_in_words, mean_speed
 from modula.training.run import Run, sample
 
 PROMPT = b"def "
@@ -38,17 +38,17 @@ def train_with_progress(run: Run, console: Console) -> list[Record]:
 
 def record_in_words(record: Record) -> str:
     """One record as a line of text."""
-    parts = [f"loss {record.loss:.3f}"]
+    parts = [f"loss {loss_in_words(record.loss, 3)}"]
     if record.val_loss is not None:
-        parts.append(f"val {record.val_loss:.3f}")
+        parts.append(f"val {loss_in_words(record.val_loss, 3)}")
     return "  ".join([*parts, f"lr {record.lr:.3g}", f"{record.tokens_per_second:,.0f} tokens/s"])
 
 
 def summary(records: list[Record]) -> str:
     """Summary of a finished run, in one line."""
-    last = records[-1]
+    last, loss = records[-1], loss_in_words(final_loss(records))
     return (
-        f"validation loss {final_loss(records):.4f} nats per byte after {last.step} steps, "
+        f"validation loss {loss} nats per byte after {last.step} steps, "
         f"{last.seconds:.1f} s of training, {mean_speed(records):,.0f} tokens/s"
     )
 

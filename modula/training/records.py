@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
-from modula.errors import disk_errors_in_words
+from modula.errors import UserError, disk_errors_in_words
+from modula.norms.checks import is_kind
 from modula.training.files import replace_file
 
 
@@ -50,18 +51,32 @@ def _whole_records(path: Path) -> Iterator[Record]:
             if not line.endswith("\n"):
                 return
             try:
-                yield Record(**json.loads(line))
-            except (json.JSONDecodeError, TypeError):
+                record = Record(**json.loads(line))
+            except (ValueError, TypeError, RecursionError):
                 return
+            values = [(getattr(record, field.name), field.type) for field in fields(Record)]
+            if not all(value != value or is_kind(value, kind) for value, kind in values):
+                return
+            yield record
 
 
 class MetricsFile:
-    """An open metrics file: keeps the lines up to `step`, forgets later ones, appends new ones."""
+    """An open metrics file: keeps the lines up to `step`, forgets later ones, appends new ones.
+
+    Raises UserError where those up to `step` are not all there: they would be lost.
+    """
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        kept = "".join(to_line(r) for r in read_records(path) if r.step <= step)
-        replace_file(path, kept.encode())
+        kept = [record for record in read_records(path) if record.step <= step]
+        steps = [record.step for record in kept]
+        if steps != list(range(1, step + 1)):
+            line = next((i for i, found in enumerate(steps, 1) if i != found), len(steps) + 1)
+            raise UserError(
+                f"{path} has no record of step {line} in line {line}, and the checkpoint is of "
+                f"step {step}: mend that line, or begin a new run"
+            )
+        replace_file(path, "".join(map(to_line, kept)).encode())
         with disk_errors_in_words("write", path):
             self._file = path.open("a", encoding="utf-8", newline="\n")
 

@@ -1,9 +1,11 @@
 """The training loop of one run, with its checkpoints and measurements in a folder."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +20,23 @@ from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes import RECIPES
 from modula.statistics import sampled_labels
 from modula.training import checkpoint
-from modula.training.config import Config, find_device, read_toml, thread_count, to_toml
+from modula.training.config import (
+    CONFIG,
+    VOCABULARY,
+    Config,
+    differences,
+    find_device,
+    read_config,
+    thread_count,
+    to_toml,
+)
 from modula.training.data import Text, even_windows, random_windows
 from modula.training.files import METRICS, replace_file
+from modula.training.lock import locked
+from modula.training.memory import available, require_memory
 from modula.training.records import MetricsFile, Record
 
-CONFIG, CHECKPOINTS = "config.toml", "checkpoint"
-VOCABULARY = 256  # bytes
+CHECKPOINTS = "checkpoint"
 VALIDATION_WINDOWS = 64
 COMPARED = 4  # microbatches a step, where a metric compares them
 SAMPLE_EVERY = 10  # steps between two passes at sampled labels: Sophia's, and often enough for KFAC
@@ -40,33 +52,47 @@ class Run:
     continued from its newest checkpoint, on a CPU to the same losses bit for bit: the batch of a
     step depends on seed and step alone, everything else is in the checkpoint.  The number of
     threads of the whole process is set to the config's.
+
+    Raises UserError for a folder whose run is another one, whose config was edited or whose
+    checkpoint is broken; when iterated, where another process trains this run.
     """
 
     def __init__(self, config: Config, text: Text, folder: Path) -> None:
         text.require(config.context)
-        if (folder / CONFIG).exists() and read_config(folder) != config:
-            raise UserError(f"{folder} holds another run: choose another folder")
+        if (folder / CONFIG).exists() and (differs := differences(config, read_config(folder))):
+            raise UserError(f"{folder} holds another run ({differs}): choose another folder")
         self.config, self.text, self.folder = config, text, folder
         self.device = find_device(config.device)
         torch.set_num_threads(thread_count(config))  # sums of another order are other sums
         torch.manual_seed(config.seed)
         self.model, self.optimizer = build(config, self.device)
         self.microbatches = microbatch_count(config, self.optimizer)
-        self.schedule = LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps))
         self.geometry = geometries(self.model)
         self.step, self.seconds = 0, 0.0
         self._restore()
+        # A function of config and step alone, so that no checkpoint has to hold it.
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        self.schedule = LambdaLR(
+            self.optimizer, lambda step: max(0.0, 1.0 - step / config.steps), self.step - 1
+        )
         replace_file(folder / CONFIG, to_toml(config).encode())
 
     def __iter__(self) -> Iterator[Record]:
-        with MetricsFile(self.folder / METRICS, self.step) as metrics:
-            while self.step < self.config.steps:
-                record = self._train_step()
-                metrics.append(record)
-                if self._is_due(self.config.checkpoint_every):
-                    metrics.sync()
-                    self._save()
-                yield record
+        with locked(self.folder / CHECKPOINTS):
+            self._refuse_stale()
+            checkpoint.clear_killed(self.folder / CHECKPOINTS)
+            with MetricsFile(self.folder / METRICS, self.step) as metrics:
+                yield from self._train(metrics)
+
+    def _train(self, metrics: MetricsFile) -> Iterator[Record]:
+        while self.step < self.config.steps:
+            record = self._train_step()
+            metrics.append(record)
+            if self._is_due(self.config.checkpoint_every):
+                metrics.sync()
+                self._save()
+            yield record
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -146,13 +172,14 @@ class Run:
         """Nats per byte on the fixed windows of the validation text."""
         chosen = even_windows(self.text.validation, self.config.context, VALIDATION_WINDOWS)
         chunks = chosen.split(self.config.batch)
-        total = sum(self._loss(chunk).item() * len(chunk) for chunk in chunks)
+        total = sum(self._finite(self._loss(chunk)) * len(chunk) for chunk in chunks)
         return total / VALIDATION_WINDOWS
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def _update_norms(self, before: dict[str, Tensor]) -> dict[str, float]:
+        self._require_finite_weights()
         return {
             name: update_norm(weight.detach() - before[name], self.geometry.get(name))
             for name, weight in self.model.named_parameters()
@@ -165,18 +192,23 @@ class Run:
             return "no checkpoint was made yet"
         return f"the last good checkpoint, step {steps[-1]}, is kept in {self.folder}"
 
-    def _save(self) -> None:
-        weights = self.model.state_dict()
-        for name, weight in weights.items():
+    def _require_finite_weights(self) -> None:
+        for name, weight in self.model.state_dict().items():
             if not weight.isfinite().all():
                 raise self._diverged(f"{name} is not finite after step {self.step}")
+
+    def _save(self) -> None:
+        self._require_finite_weights()
         state = {
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "random": torch.get_rng_state(),
         }
-        about = {"sha256": self.text.sha256, "seconds": self.seconds}
-        made = checkpoint.Checkpoint(self.step, about, weights, state)
+        about = {
+            "sha256": self.text.sha256,
+            "seconds": self.seconds,
+            "config": asdict(self.config),
+        }
+        made = checkpoint.Checkpoint(self.step, about, self.model.state_dict(), state)
         try:
             checkpoint.save(self.folder / CHECKPOINTS, made)
         except UserError as error:
@@ -186,21 +218,58 @@ class Run:
         found = checkpoint.load_newest(self.folder / CHECKPOINTS)
         if found is None:
             return
-        if found.about.get("sha256") != self.text.sha256:
+        # A folder from elsewhere may hold anything, which may fail in any way.
+        with refusals_in_words(f"the checkpoint in {self.folder} does not fit: ", (Exception,)):
+            self._refuse_other(found)
+            self.model.load_state_dict(found.weights)
+            self._load_optimizer(found.state["optimizer"])
+            torch.set_rng_state(found.state["random"])
+            self.step, self.seconds = found.step, float(found.about["seconds"])
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Load what the config does not say; ValueError where the checkpoint contradicts it."""
+        groups = []
+        own = self.optimizer.state_dict()["param_groups"]
+        for ours, theirs in zip(own, saved["param_groups"], strict=True):
+            added = {key: value for key, value in theirs.items() if key not in ours}
+            differs = [k for k in ours if k != "lr" and ours[k] != theirs[k]]
+            # What an optimizer adds while it steps is a memory, of tensors.
+            differs += [k for k, v in added.items() if k != "initial_lr" and not _is_memory(v)]
+            if differs:
+                raise ValueError(f"in its param_groups, {', '.join(differs)} is not the config's")
+            groups.append(added | ours)
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+
+    def _refuse_other(self, found: checkpoint.Checkpoint) -> None:
+        """Raise UserError for a checkpoint of another text, or made with other settings."""
+        if found.about["sha256"] != self.text.sha256:
             raise UserError(
                 f"the text is not the one that the run in {self.folder} began with "
                 f"({self.text}): a run can only continue on the same bytes"
             )
-        with refusals_in_words(f"the checkpoint in {self.folder} does not fit: "):
-            self.model.load_state_dict(found.weights)
-            self.optimizer.load_state_dict(found.state["optimizer"])
-            self.schedule.load_state_dict(found.state["schedule"])
-            torch.set_rng_state(found.state["random"])
-        self.step, self.seconds = found.step, float(found.about["seconds"])
+        if differs := differences(self.config, Config(**found.about["config"])):
+            raise UserError(
+                f"{self.folder / CONFIG} was edited since step {found.step}: {differs}; a run "
+                f"goes on with the settings that it began with: put them back, or begin a new one"
+            )
+
+    def _refuse_stale(self) -> None:
+        """Raise UserError where another process took the run further since this one looked."""
+        newest = max(checkpoint.steps_in(self.folder / CHECKPOINTS), default=0)
+        if newest > self.step:
+            raise UserError(
+                f"another process has meanwhile taken the run in {self.folder} from step "
+                f"{self.step} to {newest}: go on from there by --resume {self.folder}"
+            )
+
+
+def _is_memory(value: object) -> bool:
+    return isinstance(value, Tensor) and bool(value.isfinite().all())
 
 
 def build(config: Config, device: torch.device | str) -> tuple[GPT, SteepestDescent]:
-    """The network and optimizer of a config; UserError if either refuses."""
+    """The network and optimizer of a config; UserError if either refuses, or memory is short."""
+    require_memory(config, available(torch.device(device)))
     with refusals_in_words():
         model = build_model(config).to(device)
     asked = f"{config.optimizer} with {config.options}: " if config.options else ""
@@ -245,14 +314,6 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock read now tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def read_config(folder: Path) -> Config:
-    """The config of the run in a folder."""
-    path = folder / CONFIG
-    if not path.exists():
-        raise UserError(f"{folder} holds no run to resume: it has no {CONFIG}")
-    return Config(**read_toml(path))
 
 
 @torch.no_grad()

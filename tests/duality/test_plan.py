@@ -2,6 +2,7 @@
 
 import json
 import re
+from io import StringIO
 
 import pytest
 from rich.console import Console
@@ -18,7 +19,9 @@ from modula.duality import (
     program_of,
 )
 from modula.manifolds import Stiefel
+from modula.network.compounds import GPT
 from modula.norms import L2, Diagonal, RMSToRMS
+from modula.recipes import RECIPES
 
 MUON = Declaration(Setting(RMSToRMS(), momentum=Average()), budget=0.5)
 EXACT = Declaration(Setting(RMSToRMS(), accuracy=Exact()))
@@ -55,6 +58,56 @@ def test_the_table_shows_every_weight_and_no_column_that_nobody_fills(plan: Plan
     text = seen.get()
     assert all(name in text for name in ("a.weight", "b.weight", "Diagonal()", "3 weights"))
     assert "scalers" not in text
+
+
+WIDTHS = (60, 80, 100, 130, 170)
+
+
+def shown(plan: Plan, width: int) -> str:
+    console = Console(width=width, file=StringIO(), color_system=None, record=True)
+    console.print(plan.table(width))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["automatic", "soap", "manifold_muon", "kfac"])
+def test_the_table_fits_every_width_and_cuts_no_word(name: str, width: int) -> None:
+    plan = RECIPES[name](GPT(vocab=9, context=4, width=8, depth=1, heads=2)).plan
+    text = shown(plan, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    head = next(line for line in text.splitlines() if "weight" in line and "shape" in line)
+    assert [c for c in ("weight", "shape", "norm", "rule") if c in head] == [
+        "weight", "shape", "norm", "rule"
+    ]  # fmt: skip
+    if width >= 80:
+        assert all(row.name in text and row.rule in text for row in plan.rows)
+    caption = " ".join(text.split())
+    assert width == 170 or "left out: " in caption
+
+
+def test_a_narrow_table_leaves_out_what_is_the_same_everywhere_first(plan: Plan) -> None:
+    wide = shown(plan, 170)
+    assert "manifold" in wide and "left out" not in wide
+    narrow = shown(plan, 100)
+    assert "left out: " in narrow and "manifold (Euclidean())" in " ".join(narrow.split())
+    assert "Diagonal()" in narrow
+
+
+def test_names_are_shown_as_they_are() -> None:
+    names = ("[/x].weight", ":corn:.weight", "[bold]w")
+    text = shown(plan_of([(name, (8, 4), MUON, 4) for name in names]), 100)
+    assert all(name in text for name in names)
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("80", 80), ("100", 100)])
+def test_printed_on_a_terminal_it_fits(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, columns: str, longest: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert max(map(len, str(plan).splitlines())) <= longest
+    monkeypatch.setenv("COLUMNS", "200")
+    assert max(map(len, str(plan).splitlines())) > 100
 
 
 def test_each_program_is_printed_once_under_the_weights_that_run_it(plan: Plan) -> None:

@@ -1,7 +1,9 @@
 """modula train, as a person uses it: what it prints, what it leaves, how it refuses."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,9 @@ import torch
 from commands import modula, refused
 from typer.testing import Result
 
-from modula.training import progress, report
+from modula.training import experiment, progress, report
+from modula.training.config import read_config
 from modula.training.records import Record, read_records
-from modula.training.run import read_config
 from sources import ROOT
 
 SIZES = "--width 16 --depth 1 --heads 2 --context 16 --batch 4 --device cpu".split()
@@ -45,7 +47,7 @@ def test_training_shows_the_plan_the_numbers_and_a_sample_and_leaves_its_results
     assert result.exit_code == 0, result.output
     for part in ("RMSToRMS()", "budget", "step      3", "tokens/s", "the network writes", "sha256"):
         assert part in result.stdout
-    left = {path.name for path in Path("out").iterdir()}
+    left = {path.name for path in Path("out").iterdir()} - {".lock"}
     assert left == {"config.toml", "metrics.jsonl", "curves.png", "plan.html", "checkpoint"}
     assert "head.weight" in Path("out/plan.html").read_text(encoding="utf-8")
     assert Path("out/curves.png").read_bytes().startswith(b"\x89PNG")
@@ -61,7 +63,7 @@ def test_the_default_folder_is_named_after_the_time() -> None:
 def test_a_comparison_takes_its_names_with_spaces_or_commas(words: list[str]) -> None:
     result = train("--out", "out", "--compare", *words, "--steps", "2")
     assert result.exit_code == 0, result.output
-    assert {p.name for p in Path("out").iterdir()} == {
+    assert {p.name for p in Path("out").iterdir()} - {".lock"} == {
         "adamw", "muon", "comparison.json", "comparison.md", "comparison.png"
     }  # fmt: skip
     table = Path("out/comparison.md").read_text().splitlines()
@@ -100,7 +102,7 @@ def test_a_rival_that_diverges_does_not_stop_the_others() -> None:
     assert "sgd@1e30: the loss is nan" in result.stdout
     table = Path("out/comparison.md").read_text().splitlines()
     assert [line.split(" ")[1] for line in table[2:]] == ["adamw", "sgd@1e30"]
-    assert "| diverged |" in table[3]
+    assert "| diverged at step 2 |" in table[3]
 
 
 def test_a_config_file_is_overruled_by_the_command_line() -> None:
@@ -145,12 +147,24 @@ def test_the_newest_run_is_resumed_by_default() -> None:
         (["--config", "typo.toml"], "unknown key 'widht' in typo.toml: did you mean width"),
         (["--out", "text.py"], "cannot write text.py"),
         (["stray"], "unexpected word 'stray'"),
+        (["--seed", "99999999999999999999"], "seed must be from"),
+        (["--threads", "100000"], "threads must be positive and at most 512"),
+        (["--batch", "100000000"], "of memory, and "),
+        (["--width", "1000000"], "of memory, and "),
+        (["--compare", "muon", "../x"], "unknown optimizer '../x'"),
+        (["--compare", "muon@x=../../x"], "cannot be the name of a folder"),
+        (["--compare", "muon", "muon"], "would have the same folder as muon"),
+        (["--data", "loop"], "cannot read loop"),
+        (["--out", "loop"], "cannot "),
+        (["--out", "n" * 300], "File name too long"),
+        (["--out", "text.py/sub"], "cannot "),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(words: list[str], part: str) -> None:
     Path("empty").mkdir()
     Path("binary").write_bytes(b"a\x00b")
     Path("typo.toml").write_text("widht = 3")
+    Path("loop").symlink_to("loop")
     assert part in refused(train(*words))
     assert not Path("runs").exists()
 
@@ -204,6 +218,70 @@ def test_killed_without_warning_it_goes_on_to_the_same_numbers() -> None:
     assert measured("killed") == measured("whole")
 
 
+def test_a_folder_that_another_process_trains_in_is_refused() -> None:
+    words = ["--data", "text.py", *SIZES, "--steps", "100000", "--out", "busy"]
+    busy = start(*words)
+    try:
+        while len(read_records(Path("busy/metrics.jsonl"))) < 2:
+            assert busy.poll() is None
+            time.sleep(0.01)
+        for again in (["--resume", "busy"], ["--resume", "--out", "busy"]):
+            assert f"busy is in use by process {busy.pid}: " in refused(modula("train", *again))
+        assert "busy holds a run already" in refused(train("--steps", "1", "--out", "busy"))
+        assert busy.poll() is None
+    finally:
+        busy.kill()
+        busy.wait()
+    assert modula("train", "--resume", "busy", "--steps", "3").exit_code == 2
+
+
+def test_runs_that_begin_in_the_same_second_get_a_folder_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
+    for _ in range(3):
+        assert train("--steps", "1").exit_code == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"now", "now_2", "now_3"}
+
+
+@pytest.mark.parametrize(
+    "words", [["--out", "out"], ["--out", "out", "--compare", "muon", "adamw"]]
+)
+def test_stopped_by_hand_it_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "train_with_progress", stop)
+        result = train("--steps", "2", *words)
+    assert result.exit_code == 130
+    assert result.stderr == "\nmodula: stopped; go on with modula train --resume out\n"
+    assert modula("train", "--resume", "out").exit_code == 0
+
+
+def test_an_edited_config_is_refused_and_a_finished_run_resumed() -> None:
+    assert train("--steps", "2", "--out", "out").exit_code == 0
+    path = Path("out/config.toml")
+    written = path.read_text()
+    path.write_text(written.replace("seed = 0", "seed = 5"))
+    said = refused(modula("train", "--resume", "out"))
+    assert "out/config.toml was edited since step 2: seed is 5 and was 0; " in said
+    path.write_text(written)
+    assert "going on from step 2 of 2" in modula("train", "--resume", "out").stdout
+
+
+def test_a_crafted_comparison_writes_nowhere_else() -> None:
+    assert train("--out", "out", "--compare", "muon", "--steps", "1").exit_code == 0
+    Path("aim").mkdir()
+    shutil.copy("out/muon/config.toml", "aim")
+    for name in ("../aim", str(Path("aim").resolve()), "muon/../../aim"):
+        Path("out/comparison.json").write_text(json.dumps([name]))
+        assert "comparison.json is broken" in refused(modula("train", "--resume", "out"))
+    assert [path.name for path in Path("aim").iterdir()] == ["config.toml"]
+
+
 def test_help_has_examples() -> None:
     result = modula("train", "--help")
     assert result.exit_code == 0
@@ -220,3 +298,13 @@ def test_a_disk_that_fills_up_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot write out/checkpoint/step-00000002: File too large" in said
     assert len(read_records(Path("out/metrics.jsonl"))) == 2
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
+    Path("[").mkdir()
+    Path("[/x]:corn:.py").write_text(TEXT)
+    words = ["--data", "[/x]:corn:.py", *SIZES, "--steps", "1", "--out", "[bold]out"]
+    result = modula("train", *words)
+    assert result.exit_code == 0, result.output
+    assert "[/x]:corn:.py: 1 files" in result.stdout
+    assert "results go to [bold]out\n" in result.stdout

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,53 @@ def test_a_foreign_one_is_said(tmp_path: Path) -> None:
     (place(tmp_path, 1) / checkpoint.MANIFEST).write_text(json.dumps({"format": "other"}))
     with pytest.raises(UserError, match="is not a checkpoint of modula train"):
         load_newest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["step-1", "step-000000001", "step-" + "9" * 5000, "step-0000000²", "step-", "step-x"]
+)
+def test_a_folder_of_another_name_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    save(tmp_path, made(3))
+    if len(name) < 255:
+        (tmp_path / name).mkdir()
+    assert checkpoint.NAME.fullmatch(name) is None
+    assert_same(load_newest(tmp_path), made(3))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("step", 4), ("step", "2"), ("step", -2), ("step", None), ("sha256", {}), ("sha256", "x"),
+     ("about", None), ("about", 3)],
+)  # fmt: skip
+def test_a_forged_manifest_is_one_sentence(tmp_path: Path, key: str, value: Any) -> None:
+    save(tmp_path, made(2))
+    path = place(tmp_path, 2) / checkpoint.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), key: value}))
+    with pytest.raises(UserError, match="is broken: ") as caught:
+        load_newest(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff", b'{"format": '])
+def test_a_manifest_that_is_no_json_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    save(tmp_path, made(2))
+    (place(tmp_path, 2) / checkpoint.MANIFEST).write_bytes(content)
+    with pytest.raises(UserError, match="manifest.json is missing or unreadable"):
+        load_newest(tmp_path)
+
+
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.STATE])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"PK\x03\x04", b"\xff" * 100, b"{}" * 9])
+def test_forged_tensors_are_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
+    save(tmp_path, made(2))
+    (place(tmp_path, 2) / name).write_bytes(content)
+    path = place(tmp_path, 2) / checkpoint.MANIFEST
+    manifest = json.loads(path.read_bytes())
+    manifest["sha256"][name] = sha256(content).hexdigest()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="is broken: ") as caught:
+        load_newest(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A metrics file survives its process: half lines are dropped, later lines forgotten."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,31 @@ def test_a_new_run_forgets_everything(tmp_path: Path) -> None:
     path = written(tmp_path / "metrics.jsonl", 5)
     MetricsFile(path).close()
     assert read_records(path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", "{}", "[]", "3", '{"step": "x"}', '{"step": 3, "loss": 1', "\xff", "[" * 100_000,
+     to_line(record(3)).replace("3.0", '"soon"'), to_line(record(7)), ""],
+)  # fmt: skip
+def test_a_damaged_line_that_a_resumed_run_needs_is_said(tmp_path: Path, line: str) -> None:
+    path = written(tmp_path / "metrics.jsonl", 5)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line.rstrip("\n"), *lines[3:]]) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="has no record of step 3 in line 3, and .* is of step 4"):
+        MetricsFile(path, step=4)
+    assert path.read_bytes() == before
+    with MetricsFile(path, step=2) as metrics:
+        metrics.append(record(3))
+    assert read_records(path) == [record(1), record(2), record(3)]
+
+
+def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
+    with MetricsFile(tmp_path / "metrics.jsonl") as metrics:
+        metrics.append(Record(1, math.inf, math.nan, 1.0, 1e4))
+    (found,) = read_records(metrics.path)
+    assert found.loss == math.inf and math.isnan(found.lr)
 
 
 def test_no_file_is_no_records(tmp_path: Path) -> None:
