@@ -161,9 +161,10 @@ class Kronecker(Metric):
     every      steps between two computations of the inverse roots
     instant    whether the step uses a metric that has seen its own gradient
     square     cut a weight into square blocks where its long side is 2 to 8 times the other: each
-               block has factors of its own.  In 150 steps of a small GPT whole weights came to a
-               loss 0.01 lower (of 2.2) for Shampoo and KL-Shampoo and no lower for SOAP, at 1.3
-               times the time of a step, and 4 x 1 ones have twice the state: hence the default
+               block has factors of its own.  The default by measurement: in 150 steps of a small
+               GPT, 3 seeds, whole weights came to a loss of 2.2 that was 0.01 lower (Shampoo, KL-
+               Shampoo, SOAP) or higher (Shampoo squared), at 1.3 times the time of a step, and a
+               weight four times longer than wide has twice the state
     max_dim    widest dense factor; wider dims are cut into up to 9 equal blocks, or diagonal where
                no such number makes them narrow enough
     balance    make the mean eigenvalues of all factors equal in every step: only their product
