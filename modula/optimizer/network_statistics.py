@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from weakref import WeakSet
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ UNWATCHED = (
     "this optimizer is a copy and does not know its network: call optimizer.watch(model) before "
     "the next forward pass"
 )
+
+
+_measuring: WeakSet[NetworkStatistics] = WeakSet()  # each weight's layer is measured by one
 
 
 class NetworkStatistics:
@@ -60,6 +64,9 @@ class NetworkStatistics:
         }
         hooked = {name: names for name, names in hooked.items() if names}
         self._collector = Collector(model, hooked) if hooked else None
+        self._replaced, self._hooked = False, {id(self._weights[name]) for name in hooked}
+        if self._collector:
+            self._replace_others()
         self._sampled: dict[str, Tensor] = {}
         self._entered: list[str] = []  # contexts that are not left yet
         self._unseen = [context for context, names in CONTEXTS.items() if self.asks_for(*names)]
@@ -73,6 +80,15 @@ class NetworkStatistics:
         if self._collector:
             self._collector.remove()
         return found
+
+    def _replace_others(self) -> None:
+        """Take over from those who measure one of these weights: hooks of all would add up."""
+        for other in [*_measuring]:
+            if other._collector and not self._hooked.isdisjoint(other._hooked):
+                other._collector.remove()
+                other._replaced = True
+                _measuring.discard(other)
+        _measuring.add(self)
 
     def asks_for(self, *statistics: str) -> bool:
         """Whether any weight wants one of these statistics."""
@@ -105,8 +121,15 @@ class NetworkStatistics:
 
         loss_scale  by which the losses of all passes were multiplied
 
-        Raises ValueError where microbatches are to be compared and there are not two.
+        Raises ValueError where microbatches are to be compared and there are not two, RuntimeError
+        where another optimizer measures the layers now.
         """
+        if self._replaced:
+            raise RuntimeError(
+                "an optimizer that was made later for the same weights measures their layers now, "
+                "and this one no more: step with that one, or call optimizer.watch(model) on this "
+                "one before the next forward pass"
+            )
         found = self._collector.take(loss_scale=loss_scale) if self._collector else {}
         for name, gradient in self._sampled.items():
             found.setdefault(name, {})[SAMPLED_GRADIENT] = gradient / loss_scale

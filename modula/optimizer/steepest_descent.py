@@ -163,6 +163,8 @@ class SteepestDescent(torch.optim.Optimizer):
     def watch(self, model: nn.Module, process_group: dist.ProcessGroup | None = None) -> None:
         """Collect from this model what the metrics read; a copy of an optimizer must be told.
 
+        An optimizer that measured the same layers until now does so no more; its `step` says so.
+
         process_group  processes that average gradients, so that statistics are averaged too; None
                        for those of a DistributedDataParallel in the model.  Where several processes
                        run and neither says which, `step` raises RuntimeError

@@ -1,11 +1,11 @@
 """Collects layer statistics with hooks, while a network runs forward and backward."""
 
+import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from modula.errors import suggest
 from modula.statistics.accumulators import (
@@ -21,7 +21,7 @@ from modula.statistics.accumulators import (
     Accumulator,
     Statistic,
 )
-from modula.statistics.hooks import observe
+from modula.statistics.hooks import Handle, Hidden, observe
 from modula.statistics.layer_readers import Owner, owners
 from modula.statistics.microbatches import Microbatches
 
@@ -50,7 +50,8 @@ class Collector:
     What a backward pass reaches is counted, once: no forward pass without one, no checkpointed
     layer twice.  The uses of a shared weight add up.  A microbatch ends where the model is called
     again.  A bias appends nothing to x, as it is a weight of its own.  Compiled graphs break at
-    each layer; install before the first call.
+    each layer; install before the first call.  Hooks go with the collector, and copies and pickles
+    of the model have none.
 
     wanted   names of statistics, under the full name of the weight
 
@@ -81,7 +82,7 @@ class Collector:
         self._microbatches = _no_microbatches()
         self._noises: Mapping[str, Tensor] = {}
         self._products: dict[str, Tensor] = {}
-        self._handles = [self._watch(name, owner) for name, owner in layers]
+        self._handles: list[Handle] = [self._watch(name, owner) for name, owner in layers]
         self._handles += [
             self._receive(name, weights[name])
             for name, names in self._wanted.items()
@@ -89,6 +90,7 @@ class Collector:
         ]
         if any(not {*OF_MICROBATCHES}.isdisjoint(names) for names in self._wanted.values()):
             self._handles.append(self._divide(model))
+        weakref.finalize(self, _remove, self._handles)
 
     def take(self, terms: int | None = None, loss_scale: Tensor | float = 1.0) -> Statistics:
         """All statistics by weight and name, which are then reset; unreached weights are left out.
@@ -168,56 +170,67 @@ class Collector:
 
     def remove(self) -> None:
         """Remove all hooks from the model."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        _remove(self._handles)
 
-    def _watch(self, name: str, owner: Owner) -> RemovableHandle:
+    def _watch(self, name: str, owner: Owner) -> Handle:
+        alive = weakref.ref(self)
+
         @torch.no_grad()
         def see(x: Tensor | None, gradient: Tensor) -> None:
-            if self._paused:
-                return
-            # Under autocast the products below would be rounded to half precision.
-            with torch.autocast(gradient.device.type, enabled=False):
-                if self._wants(name, OUTPUTS):
-                    self._add(name, OUTPUTS, owner.reader.outputs(owner.layer, gradient), owner)
-                if x is not None and self._wants(name, INPUTS):
-                    self._add(name, INPUTS, owner.reader.inputs(owner.layer, x), owner)
+            collector = alive()
+            if collector is not None and not collector._paused:
+                collector._see(name, owner, x, gradient)
 
         reads_inputs = any(each.removeprefix(SAMPLED) in INPUTS for each in self._wanted[name])
         return observe(owner.layer, see, reads_inputs)
 
-    def _receive(self, name: str, weight: nn.Parameter) -> RemovableHandle:
+    def _see(self, name: str, owner: Owner, x: Tensor | None, gradient: Tensor) -> None:
+        # Under autocast the products below would be rounded to half precision.
+        with torch.autocast(gradient.device.type, enabled=False):
+            if self._wants(name, OUTPUTS):
+                self._add(name, OUTPUTS, owner.reader.outputs(owner.layer, gradient), owner)
+            if x is not None and self._wants(name, INPUTS):
+                self._add(name, INPUTS, owner.reader.inputs(owner.layer, x), owner)
+
+    def _receive(self, name: str, weight: nn.Parameter) -> Handle:
         """What a pass sends to a weight: of this process alone, before others' is averaged in."""
-        wanted = self._wanted[name]
+        alive = weakref.ref(self)
 
         @torch.no_grad()
         def receive(gradient: Tensor) -> None:
-            if self._paused:
-                return
-            if self._pass + MICROBATCH_GRADIENTS in wanted:
-                # Counted even if not kept: M is the same for all weights.
-                expected = self._pass + MICROBATCH_GRADIENTS in self._expected[name]
-                self._microbatches[self._pass].add_(name, gradient if expected else None)
-            if not self._pass and GRADIENT_TIMES_NOISE in wanted and name in self._noises:
-                self._multiply(name, gradient)
+            collector = alive()
+            if collector is not None and not collector._paused:
+                collector._count(name, gradient)
 
         return weight.register_hook(receive)
+
+    def _count(self, name: str, gradient: Tensor) -> None:
+        wanted = self._wanted[name]
+        if self._pass + MICROBATCH_GRADIENTS in wanted:
+            # Counted even if not kept: M is the same for all weights.
+            expected = self._pass + MICROBATCH_GRADIENTS in self._expected[name]
+            self._microbatches[self._pass].add_(name, gradient if expected else None)
+        if not self._pass and GRADIENT_TIMES_NOISE in wanted and name in self._noises:
+            self._multiply(name, gradient)
 
     def _multiply(self, name: str, gradient: Tensor) -> None:
         x = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         product, before = x * self._noises[name], self._products.get(name)
         self._products[name] = product if before is None else before.add_(product)
 
-    def _divide(self, model: nn.Module) -> RemovableHandle:
+    def _divide(self, model: nn.Module) -> Handle:
         """A microbatch begins where the model is called, unless a checkpoint repeats the call."""
 
+        alive = weakref.ref(self)
+
         def called(*_: object) -> None:
-            if torch._C._current_graph_task_id() == -1:  # no backward pass is going on
-                for microbatches in self._microbatches.values():
+            collector = alive()
+            # Unless a backward pass is going on.
+            if collector is not None and torch._C._current_graph_task_id() == -1:
+                for microbatches in collector._microbatches.values():
                     microbatches.begin_()
 
-        return model.register_forward_pre_hook(torch.compiler.disable(called))
+        return Hidden(model, model.register_forward_pre_hook(torch.compiler.disable(called)))
 
     def _wants(self, name: str, table: dict[str, Statistic]) -> list[str]:
         """What this pass shall show of a weight, out of the table."""
@@ -233,6 +246,12 @@ class Collector:
             terms = min(len(rows), owner.reader.terms(*x.shape[:2]))
             key = (name, self._pass + statistic)
             self._accumulators.setdefault(key, table[statistic].accumulator()).add_(rows, terms)
+
+
+def _remove(handles: list[Handle]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
 
 
 def _checked(name: str, wanted: Collection[str], weights: dict[str, nn.Parameter]) -> list[str]:
