@@ -245,11 +245,9 @@ class SteepestDescent(torch.optim.Optimizer):
                     was called before
 
         Raises NonFiniteGradient unless on_nonfinite="skip", ValueError where a metric needs the
-        loss_scale and nobody says it, RuntimeError inside `sampled` or `perturbed`, and what the
-        code of norms and manifolds raises.  An error leaves weights, state, statistics and counts
-        as they were, bit by bit; only where memory runs out under arithmetic that nothing else
-        stops, they may have moved in part, and a note on the error says so.  A Ctrl-C waits for
-        the end of the step.
+        loss_scale and nobody says it, RuntimeError inside `sampled` or `perturbed`.  An error
+        leaves weights, state, statistics and counts as they were; only where memory runs out in
+        plain arithmetic some may have moved, and a note says so.  Ctrl-C waits for the step's end.
         """
         network = self._statistics
         if network is not None:
