@@ -1,8 +1,8 @@
 """The base class of manifolds, and the linear constraint that tangent vectors meet at a point."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Manifold(ABC):
         no argument is changed; half precision is computed in float32 and handed back as half
 
     Subclasses are frozen dataclasses with `repr=False`: they print as the call that makes them,
-    without the arguments left at their defaults.
+    without the arguments left at their defaults.  One that is no dataclass prints its attributes.
     """
 
     @property
@@ -115,7 +115,11 @@ class Manifold(ABC):
         """Raise ValueError if a point has no tangent space that could be found; most always do."""
 
     def __repr__(self) -> str:
-        given = ((f.name, getattr(self, f.name), f.default) for f in fields(self))  # type: ignore[arg-type]
+        given: Iterable[tuple[str, object, object]]
+        if is_dataclass(self):
+            given = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
+        else:
+            given = ((name, value, MISSING) for name, value in vars(self).items())
         arguments = (f"{name}={value!r}" for name, value, default in given if value != default)
         return f"{type(self).__name__}({', '.join(arguments)})"
 

@@ -6,6 +6,7 @@ from itertools import product
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from modula.duality import Certificate, NoRule, Setting, certify, derive
@@ -214,8 +215,18 @@ def verify_table(rows: Sequence[Verified], tolerance: float) -> Table:
         lines.setdefault((str(row.norm), str(row.manifold), shape, dtype), []).append(row)
     for declared, line in lines.items():
         mark = max((grade(row, tolerance) for row in line), key=list(STYLES).index)
-        table.add_row(*declared, *_proved(line, tolerance), f"[{STYLES[mark]}]{mark}[/]")
+        named = map(Text, declared)  # not read as markup, nor for emoji
+        table.add_row(*named, *_proved(line, tolerance), f"[{STYLES[mark]}]{mark}[/]")
     return table
+
+
+def contradictions(rows: Sequence[Verified]) -> list[str]:
+    """The pairs whose norm and dual contradict each other, each in one sentence."""
+    found = dict[tuple[str, str], str]()
+    for row in rows:
+        if broken := row.certificate.contradiction:
+            found.setdefault((str(row.norm), str(row.manifold)), broken)
+    return [f"{norm} on {manifold}: {broken}" for (norm, manifold), broken in found.items()]
 
 
 def _proved(line: Sequence[Verified], tolerance: float) -> Iterator[str]:
