@@ -153,3 +153,13 @@ def test_rounded_state_is_counted_as_it_is_kept() -> None:
     assert row.state_bytes == 2 * 32
     (tall,) = plan_of([("w", (8, 4), Declaration(Setting(RMSToRMS(), Stiefel())), 4)]).rows
     assert tall.state_bytes == 0 and tall.known_as == "manifold Muon"
+
+
+@pytest.mark.parametrize("name", [":corn:.weight", "[red]a[/].weight", "[/]", "[link=x]b"])
+def test_names_are_printed_as_they_are(name: str) -> None:
+    plan = plan_of([(name, (8, 4), MUON, 4)])
+    assert name in str(plan)
+    console = Console(width=200)
+    with console.capture() as seen:
+        console.print(plan.table())
+    assert name in seen.get()
