@@ -101,7 +101,7 @@ def in_words(beginning: str = "") -> Iterator[None]:
     try:
         with refusals_in_words(beginning):
             yield
-    except (UserError, KeyboardInterrupt):
+    except (UserError, KeyboardInterrupt, MemoryError):  # for which the command has words
         raise
     except BaseException as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
