@@ -15,7 +15,8 @@ from modula.recipes.options import OPTIONS
 VALUES: dict[str, tuple[Any, ...]] = {
     "lr": (0.0, 1e-4, 0.01, 0.1, 0.5, Automatic()),
     "adamw_lr": (0.0, 1e-3, 0.1),
-    "betas": ((0.9, 0.999), (0.0, 0.5), (0.5, 0.0), (0.99, 0.9)),
+    # A first average that outlives the second divides old gradients by almost nothing.
+    "betas": ((0.9, 0.999), (0.0, 0.5), (0.5, 0.5), (0.9, 0.9)),
     "adamw_betas": ((0.9, 0.95), (0.0, 0.0), (0.99, 0.999)),
     "eps": (1e-8, 1e-3, 0.0),
     "momentum": (0.0, 0.5, 0.95, 0.999),

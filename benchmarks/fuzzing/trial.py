@@ -25,6 +25,7 @@ from modula.recipes import RECIPES
 ROOT = inspect.getfile(SteepestDescent).partition("modula/optimizer")[0]
 MOST_STEPS = 6
 TOLD = (ValueError, NoRule, NonFiniteGradient)  # what the docstrings say is raised
+TORN = "load the last checkpoint"  # what a note says of a step that could not be undone
 SENTENCE = 1200  # characters that one may have
 
 
@@ -91,6 +92,7 @@ class Run:
         self.trial, self.draw, self.model, self.optimizer = trial, draw, model, optimizer
         self.generator = torch.Generator().manual_seed(draw.getrandbits(32))
         self.met: set[int] = set()  # weights that had a gradient other than zero
+        self.is_torn = False  # by an error where nothing but a lack of memory is expected
 
     def all(self) -> None:
         """Steps, and habits between them, until something is wrong."""
@@ -101,7 +103,7 @@ class Run:
                     habit(name)
                 except Exception as error:
                     self.trial.wrong += _untold(error, f"{name}, {habit.__name__}", always=True)
-                if self.trial.wrong:
+                if self.trial.wrong or self.is_torn:
                     return
 
     # --- between steps --------------------------------------------------------------------------
@@ -144,11 +146,9 @@ class Run:
         with _one_line_raises(self.optimizer, self.draw) as thrown:
             try:
                 self.optimizer.step()
-            except Raised:
-                pass
-            except TOLD:
-                pass
-        if thrown and not _same(before, self.everything()):
+            except (Raised, *TOLD) as error:
+                self.is_torn = any(TORN in note for note in getattr(error, "__notes__", []))
+        if thrown and not self.is_torn and not _same(before, self.everything()):
             self.wrong(name, f"an error in {thrown[0]} left weights or state changed")
 
     # --- a step ---------------------------------------------------------------------------------
