@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modula.duality import Batch, Clip, Potential, ShortStep
+from modula.duality import Batch, Clip, Potential, Setting, Sharp, ShortStep
 from modula.duality.program.names import MEAN_SQUARE
 from modula.optimizer.automatic import Automatic
 
@@ -104,10 +104,18 @@ def length_rule(lr: float | Automatic, potential: Potential) -> LengthRule | Non
     return lr if isinstance(lr, Automatic) else clip
 
 
-def check_length(rule: LengthRule | None, potential: Potential) -> None:
+def check_length(rule: LengthRule | None, setting: Setting) -> None:
     """Raise ValueError if a weight's potential asks for another length of the network's step."""
+    potential = setting.potential
     if isinstance(potential, Clip | ShortStep) and potential != rule:
         raise ValueError(
             f"{potential} sets the length of the whole network's step, for which the optimizer has "
             f"{rule or 'no such rule'}: give SteepestDescent potential={potential}"
+        )
+    # Under a metric a direction has a size of its own; without one, s would come in twice.
+    if isinstance(rule, Clip | ShortStep) and isinstance(potential, Sharp) and not setting.metric:
+        raise ValueError(
+            f"{rule} sets the length of the network's whole step, and {potential} makes directions "
+            f"as long as gradients, which would count twice: declare the weight with Unit(), as "
+            f"recipes.clipped does"
         )

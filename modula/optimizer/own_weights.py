@@ -103,7 +103,7 @@ class OwnWeights:
                 raise ValueError(f"{each.name} is the name of two weights: give each its own")
             taken.add(each.name)
             with errors_named(each.name):
-                check_length(self._options[0], each.declaration.setting.potential)
+                check_length(self._options[0], each.declaration.setting)
                 programs.append(program_of(each.declaration, each.weight.shape, each.name))
                 projections += initial_projections(each)
         return programs, projections

@@ -14,9 +14,11 @@ from modula.duality import (
     Clip,
     Declaration,
     NoMomentum,
+    Potential,
     Scheduled,
     Setting,
     Sharp,
+    ShortStep,
     Unbiased,
 )
 from modula.kernels.elementwise.decay import scheduled_decay
@@ -298,3 +300,21 @@ def test_adams_is_refused_where_no_second_moment_is_kept(metric: Metric | None) 
     for recipe in (sgd, kl_shampoo):
         with pytest.raises(ValueError, match=r"or use Decoupled\(0.1\)"):
             recipe(nn.Linear(3, 3), weight_decay=Scheduled(0.1))
+
+
+@pytest.mark.parametrize("rule", [Clip(1.0), Clip(2.0, L2()), ShortStep(0.5)], ids=str)
+def test_a_direction_as_long_as_its_gradient_is_not_clipped_by_the_network(rule: Potential) -> None:
+    net = nn.Linear(3, 2)
+    words = r"^weight: .* which would count twice: declare the weight with Unit\(\)"
+    with pytest.raises(ValueError, match=words):
+        modula.recipes.sgd(net, potential=rule)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=words):
+        group = Group(
+            {
+                n: Declaration(Setting(L2(w.ndim), potential=Sharp()))
+                for n, w in net.named_parameters()
+            }
+        )
+        modula.SteepestDescent(net, groups=[group], potential=rule)
+    modula.recipes.adamw(net, potential=rule)  # type: ignore[arg-type]
+    modula.recipes.sign(net, potential=rule)  # type: ignore[arg-type]
