@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from modula.errors import nearest
 from modula.manifolds.base import Manifold
 from modula.network.geometry import Geometry, geometries
+from modula.network.trained import trained_weights
 from modula.norms.base import Norm
 from modula.norms.checks import shown
 from modula.norms.metrics.base import Then, Under
@@ -52,7 +54,8 @@ def declare(model: Model, overrides: Mapping[Key, Choice] | None = None) -> Mode
     check_model("declare", model)
     _check_overrides(overrides or {})
     declared = _with_overrides(model, _defaults(model), dict(overrides or {}))
-    missing = [name for name, _ in model.named_parameters() if name not in declared]
+    weights = model.named_parameters()
+    missing = [name for name, weight in weights if name not in declared and weight.numel()]
     if missing:
         raise ValueError(
             f"no geometry is known for {', '.join(missing)}: give each a norm, for example "
@@ -83,10 +86,11 @@ def _check_overrides(overrides: Mapping[Key, Choice]) -> None:
 def geometries_of(model: nn.Module) -> dict[str, Geometry]:
     """The declared geometry of every trainable weight, defaults where nothing is declared.
 
-    Raises ValueError for weights that neither covers.
+    Weights without entries have none.  Raises ValueError for weights that neither covers, and for
+    those that no norm measures, such as complex ones.
     """
+    weights = trained_weights(model)
     known = {**_defaults(model), **geometries(model)}
-    weights = [name for name, weight in model.named_parameters() if weight.requires_grad]
     missing = [name for name in weights if name not in known]
     if missing:
         raise ValueError(
@@ -149,7 +153,7 @@ def _conv(module: nn.Module, leaf: str, weight: Tensor) -> Geometry | None:
     taps = [f"k{i}" for i in range(weight.ndim - 2)]
     fans = "i o" if getattr(module, "transposed", False) else "o i"
     per_tap = RMSToRMS().on(f"{fans} {' '.join(taps)} -> {' '.join(taps)} o i")
-    return Geometry(float(weight[0, 0].numel()) * per_tap, role="conv")
+    return Geometry(float(prod(weight.shape[2:])) * per_tap, role="conv")
 
 
 def _gain(module: nn.Module, leaf: str, weight: Tensor) -> Geometry | None:

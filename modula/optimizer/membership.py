@@ -134,7 +134,8 @@ def _strangers(model: nn.Module, owned: Collection[int]) -> tuple[set[int], set[
             if id(weight) in owned:
                 found.add(id(weight))
             elif weight is not None and weight.requires_grad and weight.grad is not None:
-                strangers.add(id(weight))
+                if weight.numel():
+                    strangers.add(id(weight))
         for inner in module._modules.values():
             if inner is not None and id(inner) not in known:
                 known.add(id(inner))

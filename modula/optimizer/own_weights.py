@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modula.duality import Declaration, Program, program_of
 from modula.errors import errors_named, suggest
+from modula.network.trained import check_weight
 from modula.optimizer.certification import Certification
 from modula.optimizer.initial_projection import InitialProjection, initial_projections, project_
 from modula.optimizer.network_step import WeightBatches
@@ -102,6 +103,10 @@ class OwnWeights:
             if each.name in taken:
                 raise ValueError(f"{each.name} is the name of two weights: give each its own")
             taken.add(each.name)
+            check_weight(each.name, each.weight)
+            if not each.weight.numel():
+                shape = tuple(each.weight.shape)
+                raise ValueError(f"{each.name} of shape {shape} has nothing to train: leave it out")
             with errors_named(each.name):
                 check_length(self._options[0], each.declaration.setting)
                 programs.append(program_of(each.declaration, each.weight.shape, each.name))

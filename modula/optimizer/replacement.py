@@ -24,6 +24,7 @@ def check_new(old: DeclaredWeight, new: Tensor, own: Sequence[DeclaredWeight]) -
         f"a tensor; got {shown(new)}": isinstance(new, Tensor),
         "a leaf, such as torch.nn.Parameter(tensor)": getattr(new, "is_leaf", True),
         "trained: requires_grad_(True)": getattr(new, "requires_grad", True),
+        "of one entry at least": getattr(new, "shape", (1,)).count(0) == 0,
     }
     for kind, is_so in kinds.items():
         if not is_so:

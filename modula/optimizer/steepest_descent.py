@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modula.duality import Accuracy, Average, Decay, Momentum, Plan, Potential, Unit, plan_of
 from modula.network.declare import check_model
+from modula.network.trained import trained_weights
 from modula.norms.checks import check_kind
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.certification import Certification
@@ -75,9 +76,9 @@ class SteepestDescent(torch.optim.Optimizer):
                   products, off as the plan says; None leaves it to the declarations: Fast()
 
     State exists from construction; `print(optimizer.plan)` says what is done to each weight.
-    Frozen weights (requires_grad=False) are left out.
+    Frozen weights (requires_grad=False) are left out, and those without entries.
 
-    Raises ValueError for weights without a declaration, NoRule where nothing is derived for one.
+    Raises ValueError for weights without a declaration and complex ones, NoRule where no rule is.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class SteepestDescent(torch.optim.Optimizer):
         groups = groups_of(model, groups, momentum, potential, weight_decay)
         self._own = OwnWeights(self.length_rule, state_dtype, self._certification)
         rate = 1.0 if isinstance(lr, Automatic) else lr
-        weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        weights = trained_weights(model)
         self._order = {name: place for place, name in enumerate(weights)}
         # Collected while groups are added, and made when all is derived: until then an error
         # leaves every weight as it was.
