@@ -8,7 +8,7 @@ from modula.duality.declaration.scalers.hyperball import Hyperball
 from modula.duality.declaration.scalers.moments import EntryMoments, RowMoments
 from modula.duality.declaration.scalers.rms import MatchRMS
 from modula.duality.setting.derive import Setting
-from modula.duality.setting.momentum import NoMomentum, QueryStore
+from modula.duality.setting.momentum import QueryStore
 from modula.duality.setting.potential import Clip, Sharp, ShortStep, Unit, Within
 from modula.manifolds.euclidean import Euclidean
 from modula.manifolds.isospectral import Isospectral
@@ -93,7 +93,7 @@ def _of_setting(setting: Setting, decayed: bool) -> str:
     if not isinstance(setting.manifold, Euclidean):
         return _on_manifold(norm, setting)
     if isinstance(setting.potential, Sharp):
-        plain = "SGD" if isinstance(setting.momentum, NoMomentum) else "SGD with momentum"
+        plain = "SGD" if setting.momentum.rests else "SGD with momentum"
         return plain if isinstance(norm, L2) else "steepest descent"
     if isinstance(setting.potential, Unit):
         return _at_unit_length(norm, setting, decayed)

@@ -13,7 +13,6 @@ from shutil import get_terminal_size
 from rich.console import Console
 from rich.table import Table
 
-from modula.duality.declaration.decay import has_decay
 from modula.duality.declaration.declaration import Declaration, program_of, rule_of
 from modula.duality.known_as import known_as
 from modula.duality.metrics.coordinates import describe
@@ -70,7 +69,7 @@ def row_of(
         scalers=", ".join(map(str, declaration.scalers)),
         budget=declaration.budget,
         rule=rule_of(setting, shape),
-        known_as=known_as(setting, has_decay(declaration.weight_decay), declaration.scalers),
+        known_as=known_as(setting, declaration.decay is not None, declaration.scalers),
         program=program,
         error=error,
         above=above,

@@ -64,6 +64,12 @@ def check_not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name} must be zero or positive, and finite; got {value}")
 
 
+def check_beta(name: str, value: float) -> None:
+    """Raise ValueError unless the coefficient of an average is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1); got {value}")
+
+
 def is_kind(value: object, kind: Any) -> bool:
     """Whether a value is of a kind.  A NaN is no number, and neither is True."""
     origin, parts = get_origin(kind) or kind, get_args(kind)

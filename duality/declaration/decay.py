@@ -152,7 +152,7 @@ def as_decay(decay: float | Decay | None) -> Decay | None:
     return decay if decay is None or isinstance(decay, Decay) else Decoupled(decay)
 
 
-def has_decay(decay: float | Decay | None) -> bool:
-    """Whether weights are drawn to zero."""
+def acting(decay: float | Decay | None) -> Decay | None:
+    """The decay that draws weights to zero; None for a rate of zero, which leaves no line."""
     found = as_decay(decay)
-    return found is not None and found.rate > 0
+    return found if found is not None and found.rate > 0 else None

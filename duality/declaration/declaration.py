@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from modula.duality.declaration.decay import Decay, as_decay
+from modula.duality.declaration.decay import Decay, acting, as_decay
 from modula.duality.declaration.direction import proposed
 from modula.duality.declaration.scalers.base import Scaler
 from modula.duality.declaration.scalers.graft import Graft
@@ -31,15 +33,15 @@ class Declaration:
     role          what the weight is for, as printed
     budget        norm of one update at lr = 1
     weight_decay  rate of (1 - lr budget rate) w before the step; 1/rate is the radius of the
-                  norm ball that the weight then stays in; a Decay puts it elsewhere; None leaves
-                  decay out of the program
+                  norm ball that the weight then stays in; a Decay puts it elsewhere; 0 leaves it
+                  to param_groups, which may raise it later; None never decays
     scalers       what happens to the direction before the step, in this order
     """
 
     setting: Setting
     role: str = "hidden"
     budget: float = 1.0
-    weight_decay: float | Decay | None = None
+    weight_decay: float | Decay | None = 0.0
     scalers: tuple[Scaler, ...] = ()
 
     def __post_init__(self) -> None:
@@ -52,6 +54,31 @@ class Declaration:
             raise ValueError(f"a weight takes one scaler of a kind; got {', '.join(kinds)}")
 
     @property
+    def decay(self) -> Decay | None:
+        """The weight decay, None where nothing decays."""
+        return acting(self.weight_decay)
+
+    @property
+    def resting(self) -> dict[str, float]:
+        """The options of param_groups that have no line while they are zero, as declared."""
+        decay, momentum = as_decay(self.weight_decay), self.setting.momentum
+        rates = {} if decay is None else {"weight_decay": decay.rate}
+        may_wake = momentum.rests and not momentum.at(0.5).rests
+        return rates | ({"momentum": 0.0} if may_wake else {})
+
+    def at(self, options: Mapping[str, Any]) -> Declaration:
+        """The same with the weight decay and the momentum that stand in param_groups.
+
+        options  by the names of live options
+        """
+        setting, decay = self.setting, as_decay(self.weight_decay)
+        if "momentum" in options:
+            setting = replace(setting, momentum=setting.momentum.at(options["momentum"]))
+        if decay is not None:
+            decay = replace(decay, rate=options["weight_decay"])
+        return replace(self, setting=setting, weight_decay=decay)
+
+    @property
     def has_metric(self) -> bool:
         """Whether squares of the gradient are averaged."""
         grafts = [each.setting for each in self.scalers if isinstance(each, Graft)]
@@ -60,7 +87,7 @@ class Declaration:
 
 def program_of(declaration: Declaration, shape: Shape, name: str = "weight") -> Program:
     """The whole update of one weight: momentum, direction, scalers, decay, step, retraction."""
-    setting, decay = declaration.setting, as_decay(declaration.weight_decay)
+    setting, decay = declaration.setting, declaration.decay
     rotations = _rotations(setting)
     if rotations is not None:
         setting.manifold.check_shape(tuple(shape))

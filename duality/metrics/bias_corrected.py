@@ -11,7 +11,7 @@ from modula.duality.metrics.block_layout import BlockLayout, Factor, block_layou
 from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates, describe
 from modula.duality.metrics.kronecker import MomentLines
 from modula.duality.metrics.views import view_ops
-from modula.duality.program.line import Line, line
+from modula.duality.program.line import Line, Live, line
 from modula.duality.program.names import MICROBATCHES, SAMPLED_MICROBATCHES
 from modula.duality.program.slot import Slot
 from modula.kernels.moments import bias_corrected
@@ -74,7 +74,7 @@ class KnownInverse:
 
 @_corrected.register
 def _(metric: Diagonal, shape: Shape) -> Coordinates:
-    read, beta = SAMPLED_MICROBATCHES, metric.memory.beta
+    read, beta = SAMPLED_MICROBATCHES, Live("beta", metric.memory.beta)
     unseen = (metric.batch * metric.memory.first) ** metric.power + metric.floor
     return Coordinates(
         before=(
@@ -85,7 +85,7 @@ def _(metric: Diagonal, shape: Shape) -> Coordinates:
                 *("square", read),
                 beta=beta,
                 power=metric.power,
-                floor=metric.floor,
+                floor=Live("eps", metric.floor),
                 batch=metric.batch,
             ),
         ),

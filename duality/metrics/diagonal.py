@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates
-from modula.duality.program.line import Line, line
+from modula.duality.program.line import Line, Live, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import averages
 from modula.kernels.moments import samples, second_moment
@@ -42,9 +42,10 @@ def average_of_squares(memory: Memory, state: str, read: str) -> tuple[Line, ...
     """Lines that keep the average of read^2 as `state`."""
     if memory.beta == 1:
         return (line(state, averages.add_square, state, read),)
+    beta = Live("beta", memory.beta)
     if not memory.unbiased:
-        return (line(state, averages.average_square, state, read, beta=memory.beta),)
-    return (line(state, averages.unbiased_average_square, state, read, "step", beta=memory.beta),)
+        return (line(state, averages.average_square, state, read, beta=beta),)
+    return (line(state, averages.unbiased_average_square, state, read, "step", beta=beta),)
 
 
 @coordinates.register

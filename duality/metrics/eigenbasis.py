@@ -55,7 +55,9 @@ def _(metric: Eigenbasis, shape: Shape) -> str:
 @coordinates.register
 def _(metric: Eigenbasis, shape: Shape, whole: bool) -> Coordinates:
     layout = _layout(metric, shape)
-    moments = MomentLines(metric.kronecker, layout, power=None)
+    alike = metric.kronecker.memory.beta == metric.memory.beta
+    name = "beta" if alike else "basis_beta"
+    moments = MomentLines(metric.kronecker, layout, power=None, beta=name)
     turned = [each for each in layout.factors if each.is_matrix]
     rotations = tuple(
         Applied(InBasis(each.dim, layout.ndim), (f"basis_{each.name}",), layout.shape)

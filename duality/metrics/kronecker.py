@@ -10,7 +10,7 @@ from modula.duality.metrics.block_layout import BlockLayout, Factor, block_layou
 from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates, describe
 from modula.duality.metrics.maps import InverseAlong
 from modula.duality.metrics.spiked import InverseSpiked, SpikedLines
-from modula.duality.program.line import Line, line
+from modula.duality.program.line import Line, Live, line
 from modula.duality.program.slot import Slot, Slots
 from modula.kernels.moments import gauge, root, samples, second_moment, spiked
 from modula.kernels.op import Op, Shape
@@ -58,11 +58,13 @@ class MomentLines:
     """Writes the lines that average the factors M_i of a Kronecker metric, and take their roots.
 
     power  of a factor, in the roots "root_i" that a direction is multiplied by; None for none
+    beta   name of the averages' coefficient in param_groups
     """
 
     metric: Kronecker
     layout: BlockLayout
     power: float | None
+    beta: str = "beta"
 
     @property
     def coupled(self) -> bool:
@@ -151,7 +153,7 @@ class MomentLines:
             "dim": factor.dim,
             "ndim": self.layout.ndim,
             "share": self.metric.fit.share(factor.size, prod(self.layout.block)),
-            "beta": memory.beta,
+            "beta": Live(self.beta, memory.beta),
             "unbiased": memory.unbiased,
         }
 

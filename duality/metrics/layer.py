@@ -15,7 +15,7 @@ from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates
 from modula.duality.metrics.layer_eigenvalues import PowerOfCurvature
 from modula.duality.metrics.layer_layout import layer_layout
 from modula.duality.metrics.maps import InBasis, InverseAlong
-from modula.duality.program.line import Line, line
+from modula.duality.program.line import Line, Live, line
 from modula.duality.program.slot import Slot
 from modula.kernels.moments import layer, root, samples
 from modula.kernels.moments.second_moment import mean_eigenvalue
@@ -93,7 +93,7 @@ def _observed(metric: LayerMoments, factor: Factor) -> list[Line]:
             on=factor.shape,
             every=every,
             **options,
-            beta=metric.memory.beta,
+            beta=Live("beta", metric.memory.beta),
             unbiased=metric.memory.unbiased,
         ),
         line(rejected, samples.rejected_moments, rejected, read, every=every),

@@ -10,7 +10,7 @@ from modula.duality.metrics.block_layout import BlockLayout, Factor
 from modula.duality.metrics.coordinates import Applied, Coordinates, coordinates, describe
 from modula.duality.metrics.layer_layout import SIDES, layer_layout, matrix_shape
 from modula.duality.metrics.maps import InBasis
-from modula.duality.program.line import Line, line
+from modula.duality.program.line import Line, Live, line
 from modula.duality.program.slot import Slot
 from modula.kernels.elementwise import update
 from modula.kernels.moments import layer
@@ -103,7 +103,7 @@ def _averaged(metric: LayerEigenvalues, factor: Factor) -> Line:
         *(kept, rows, "seen"),
         on=factor.shape,
         every=metric.sample_every,
-        beta=metric.memory.beta,
+        beta=Live("beta", metric.memory.beta),
         unbiased=metric.memory.unbiased,
     )
 
@@ -136,6 +136,6 @@ def _eigenvalues(metric: LayerEigenvalues, layout: BlockLayout) -> Line:
         on=layout.shape,
         every=metric.sample_every,
         rotated=("outputs" in turned, "inputs" in turned),
-        beta=metric.memory.beta,
+        beta=Live("beta", metric.memory.beta),
         unbiased=metric.memory.unbiased,
     )

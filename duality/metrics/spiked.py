@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from modula.duality.metrics.block_layout import Factor
-from modula.duality.program.line import Line, line
+from modula.duality.program.line import Line, Live, line
 from modula.duality.program.slot import Slot, Slots
 from modula.kernels.elementwise import update
 from modula.kernels.moments import spiked
@@ -61,7 +61,7 @@ class SpikedLines:
         name, shape = self.factor.name, self.basis_shape
         return (f"basis_{name}", Slot(shape, diagonal=1.0)), (f"image_{name}", Slot(shape))
 
-    def average(self, read: str, beta: float, unbiased: bool, **along: Any) -> list[Line]:
+    def average(self, read: str, beta: Live, unbiased: bool, **along: Any) -> list[Line]:
         """Lines that average the values of `read`, in a basis that has just followed it."""
         name, kind = self.factor.name, self.factor.kind
         basis, image, values, new = (

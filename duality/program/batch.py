@@ -35,6 +35,8 @@ class Batch:
 
     A line runs on the weights that have a gradient, whose turn it is, and for which all that it
     reads is there; `_rows` remembers for which weights each name was computed in this step.
+
+    before  a batch of the same weights under other programs, whose state goes on
     """
 
     def __init__(
@@ -43,12 +45,16 @@ class Batch:
         weights: Sequence[Tensor],
         turns: Sequence[float] = (),
         kept: torch.dtype | None = None,
+        before: Batch | None = None,
     ) -> None:
         self.program = programs[0].signature
         self.kept = kept
         self.weights = list(weights)
         self.slots = dict(self.program.slots) | ({} if kept is None else {ROUNDINGS: COUNTER})
-        self.state = {name: self._new_state(slot) for name, slot in self.slots.items()}
+        known: Mapping[str, StateBuffer] = {} if before is None else before.state
+        self.state: dict[str, StateBuffer] = {
+            name: known.get(name) or self._new_state(slot) for name, slot in self.slots.items()
+        }
         self._fragile = [each for each in self.program.lines if each.op.can_fail]
         self.asks_mean_square = self.program.reads_mean_square
         self.statistics = self.program.statistics
@@ -77,7 +83,7 @@ class Batch:
         found = []
         for same in zip(*programs, strict=True):
             first, op = same[0], same[0].op
-            live = {k: v.name for k, v in first.options if isinstance(v, Live)}
+            live = {k: v for k, v in first.options if isinstance(v, Live)}
             differing = [k for k, v in first.options if isinstance(v, PerWeight)]
             values = [each.values() for each in same] if differing else []
             # Counters stand on the CPU, also those of weights that do not.
@@ -354,11 +360,15 @@ class Batch:
 
 
 def batches(
-    programs: Sequence[Program], weights: Sequence[Tensor], kept: torch.dtype | None = None
+    programs: Sequence[Program],
+    weights: Sequence[Tensor],
+    kept: torch.dtype | None = None,
+    before: Sequence[Batch] = (),
 ) -> list[tuple[Batch, list[int]]]:
     """Group weights into batches; each comes with the positions of its weights.
 
-    kept  dtype in which weight-shaped state outlives a step; None for the one computed in
+    kept    dtype in which weight-shaped state outlives a step; None for the one computed in
+    before  batches whose state goes on, where the same weights are together again
     """
     groups: dict[Any, list[int]] = {}
     sizes: dict[Any, int] = {}
@@ -372,13 +382,13 @@ def batches(
             key = (*key, sizes[key] // most)
         groups.setdefault(key, []).append(i)
     shares = turns([any(each.every > 1 for each in program.lines) for program in programs])
-    return [
-        (
-            Batch([programs[i] for i in g], [weights[i] for i in g], [shares[i] for i in g], kept),
-            g,
-        )
-        for g in groups.values()
-    ]
+    known = {tuple(map(id, each.weights)): each for each in before}
+    found = []
+    for g in groups.values():
+        own, tensors = [programs[i] for i in g], [weights[i] for i in g]
+        same = known.get(tuple(map(id, tensors)))
+        found.append((Batch(own, tensors, [shares[i] for i in g], kept, same), g))
+    return found
 
 
 def _group(program: Program, weight: Tensor) -> tuple[Any, ...]:

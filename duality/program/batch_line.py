@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from modula.duality.program.line import Line
+from modula.duality.program.line import Line, Live
 from modula.kernels.op import Twin
 
 Rows = tuple[int, ...]  # places of weights in their batch
@@ -15,18 +15,18 @@ class BatchLine(NamedTuple):
     """A line with its twin and options resolved for one batch.
 
     call        the twin for the batch's tensors, with the options as declared
-    live        names in param_groups by option
+    live        options that the user may change
     per_weight  values by option that differs by weight, one a weight
     """
 
     line: Line
     call: Twin
-    live: Mapping[str, str]
+    live: Mapping[str, Live]
     per_weight: Mapping[str, list[float]]
 
     def changed(self, live: Mapping[str, float], rows: Rows) -> dict[str, Any]:
         """Options that differ from the declared ones, for these weights."""
-        return {k: live[name] for k, name in self.live.items() if name in live} | {
+        return {k: each.given(live) for k, each in self.live.items() if each.name in live} | {
             k: [values[i] for i in rows] for k, values in self.per_weight.items()
         }
 

@@ -24,10 +24,19 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Live:
-    """An option that the user may change between steps: it stands in param_groups under `name`."""
+    """An option that the user may change between steps, as param_groups hold it.
+
+    name    by which it is known to whoever reads param_groups
+    factor  what the op gets is this times the number that stands there
+    """
 
     name: str
     value: float
+    factor: float = 1.0
+
+    def given(self, live: Mapping[str, float] = NONE) -> float:
+        """What the op gets: by the number in `live`, or by the declared one."""
+        return live.get(self.name, self.value) * self.factor
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class Line:
 
 def _value(option: Any, live: Mapping[str, float]) -> Any:
     if isinstance(option, Live):
-        return live.get(option.name, option.value)
+        return option.given(live)
     return option.value if isinstance(option, PerWeight) else option
 
 

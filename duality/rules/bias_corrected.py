@@ -33,9 +33,9 @@ def cross_fitted(setting: Setting, shape: Shape) -> Derived:
         bias_corrected.cross_fitted,
         *("query", "parts", "square", "step"),
         momentum=Live("momentum", momentum.beta),
-        beta=metric.memory.beta,
+        beta=Live("beta", metric.memory.beta),
         power=metric.power,
-        floor=metric.floor * scale,
+        floor=Live("eps", metric.floor, scale),
     )
     average = average_of_squares(metric.memory, "square", "gradient")
     slots = (("square", Slot(second_moment=True)),)

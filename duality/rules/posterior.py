@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from modula.duality.program.line import line
+from modula.duality.program.line import Live, line
 from modula.duality.program.names import GRADIENT_TIMES_NOISE, NOISE
 from modula.duality.program.slot import Slot
 from modula.duality.setting.derive import Derived, Setting, derives
@@ -44,7 +44,7 @@ def posterior_mean(setting: Setting, shape: Shape) -> Derived:
                 "hessian",
                 ivon.positive_average,
                 *("hessian", "curvature"),
-                beta=metric.beta,
+                beta=Live("beta", metric.beta),
                 delta=delta,
             ),
             line(

@@ -12,7 +12,7 @@ from torch import Tensor
 from modula.duality.metrics.coordinates import Coordinates, coordinates
 from modula.duality.metrics.views import view_ops
 from modula.duality.program.cost import cost_of_projections, cost_of_rounds
-from modula.duality.program.line import Line, line, renamed
+from modula.duality.program.line import Line, Live, line, renamed
 from modula.duality.rules.on_manifold import tangent_line
 from modula.duality.rules.retraction import retraction
 from modula.duality.rules.silence import active_line
@@ -90,7 +90,7 @@ def adam(setting: Setting, shape: Shape) -> Derived:
     metric = cast(Diagonal, setting.metric)
     found = coordinates(metric, shape, whole=True)
     scale = metric.batch**-metric.power
-    floor = metric.floor * scale
+    floor = Live("eps", metric.floor, scale)
     return Derived(
         (
             *_MetricLines(found, metric.statistic, shape).observing(found.before),

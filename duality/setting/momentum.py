@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from modula.duality.program.line import Line, Live, line
 from modula.duality.program.slot import Slot, Slots
 from modula.kernels.elementwise import averages
 from modula.kernels.op import Op
-from modula.norms.checks import check_fields
+from modula.norms.checks import check_beta, check_fields
 
-
-def _check_beta(beta: float) -> None:
-    if not 0 <= beta < 1:
-        raise ValueError(f"a momentum coefficient must be in [0, 1); got {beta}")
-
-
+COEFFICIENT = "a momentum coefficient"  # as errors call it
 AVERAGE: Slots = (("momentum", Slot()),)
 
 
@@ -29,6 +24,18 @@ class Momentum(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def __str__(self) -> str:
+        return repr(NoMomentum() if self.rests else self)
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is the gradient alone, as with a coefficient of zero, and keeps no state."""
+        return False
+
+    def at(self, beta: float) -> Momentum:
+        """The same with this coefficient, if it is one that may rest; any other stays as it is."""
+        return self
 
     @property
     def query(self) -> str:
@@ -57,12 +64,23 @@ class Momentum(ABC):
 class NoMomentum(Momentum):
     """The gradient itself."""
 
+    @property
+    def rests(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Between(Momentum):
     """Average the preconditioned gradients of a chain, in place of the gradients: Newton-Muon."""
 
     momentum: Momentum
+
+    @property
+    def rests(self) -> bool:
+        return self.momentum.rests
+
+    def at(self, beta: float) -> Momentum:
+        return replace(self, momentum=self.momentum.at(beta))
 
     def between(self) -> Momentum | None:
         return self.momentum
@@ -73,6 +91,13 @@ class Behind(Momentum):
     """Average the directions, in place of the gradients: the heavy ball of natural gradients."""
 
     momentum: Momentum
+
+    @property
+    def rests(self) -> bool:
+        return self.momentum.rests
+
+    def at(self, beta: float) -> Momentum:
+        return replace(self, momentum=self.momentum.at(beta))
 
     def behind(self) -> Momentum | None:
         return self.momentum
@@ -89,7 +114,7 @@ class Unbiased(Momentum):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_beta(self.beta)
+        check_beta(COEFFICIENT, self.beta)
 
     @property
     def query(self) -> str:
@@ -109,7 +134,10 @@ class Unbiased(Momentum):
 
 @dataclass(frozen=True)
 class _Followed(Momentum):
-    """An average that is followed; with nesterov, one gradient further on."""
+    """An average that is followed; with nesterov, one gradient further on.
+
+    A coefficient of zero leaves no lines and no state, until param_groups say another.
+    """
 
     beta: float
     nesterov: bool = False
@@ -119,17 +147,28 @@ class _Followed(Momentum):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_beta(self.beta)
+        check_beta(COEFFICIENT, self.beta)
+
+    @property
+    def rests(self) -> bool:
+        return self.beta == 0
+
+    def at(self, beta: float) -> Momentum:
+        return replace(self, beta=beta)
 
     @property
     def query(self) -> str:
+        if self.rests:
+            return "gradient"
         return "query" if self.nesterov else "momentum"
 
     @property
     def slots(self) -> Slots:
-        return AVERAGE
+        return () if self.rests else AVERAGE
 
     def lines(self) -> tuple[Line, ...]:
+        if self.rests:
+            return ()
         live = Live("momentum", self.beta)
         advanced = line("momentum", self.advance, "momentum", "gradient", beta=live)
         ahead = line("query", self.look_ahead, "gradient", "momentum", beta=live)
@@ -166,8 +205,8 @@ class QueryStore(Momentum):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_beta(self.ask)
-        _check_beta(self.store)
+        check_beta(COEFFICIENT, self.ask)
+        check_beta(COEFFICIENT, self.store)
 
     @property
     def query(self) -> str:
@@ -178,8 +217,8 @@ class QueryStore(Momentum):
         return AVERAGE
 
     def lines(self) -> tuple[Line, ...]:
-        ask = Live("momentum", self.ask)
+        ask, store = Live("momentum", self.ask), Live("store", self.store)
         return (
             line("query", averages.blend, "gradient", "momentum", beta=ask),
-            line("momentum", averages.average, "momentum", "gradient", beta=self.store),
+            line("momentum", averages.average, "momentum", "gradient", beta=store),
         )

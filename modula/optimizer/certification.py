@@ -18,7 +18,6 @@ from modula.duality import (
     derive,
 )
 from modula.duality.certificate import CONTRADICTION, Proof, contradiction, prove
-from modula.duality.declaration.decay import as_decay
 from modula.duality.declaration.declaration import rule_of
 from modula.manifolds.isospectral import Isospectral
 from modula.norms.base import Norm
@@ -121,7 +120,7 @@ class Certification:
 
 def why_not_certified(declaration: Declaration, weight: Tensor) -> str:
     """Why no certificate speaks of a weight's direction; "" where one does."""
-    setting, decay = declaration.setting, as_decay(declaration.weight_decay)
+    setting, decay = declaration.setting, declaration.decay
     if isinstance(setting.metric, First):
         return "a chain, no descent guarantee"
     turning = [type(each).__name__ for each in declaration.scalers if each.turns]
@@ -136,7 +135,7 @@ def why_not_certified(declaration: Declaration, weight: Tensor) -> str:
     derived = derive(setting, weight.shape)
     if setting.metric is not None and derived.measured is None:
         return "the steepest in no norm"
-    if setting.momentum.behind() is not None:
+    if setting.momentum.behind() is not None and not setting.momentum.rests:
         return "averaged"
     return "" if decay is None or decay.behind(derived) is derived else "decayed"
 

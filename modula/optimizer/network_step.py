@@ -56,13 +56,19 @@ class WeightBatches:
         self._batches: list[GroupBatch] = []
         self._numbers = network_numbers(length_rule, [])
 
-    def add(self, group: int, weights: Sequence[DeclaredWeight], programs: list[Program]) -> None:
-        """Add the weights of a param group, which stands at this index, with their programs."""
+    def put(self, group: int, weights: Sequence[DeclaredWeight], programs: list[Program]) -> None:
+        """Put the weights of a param group, which stands at this index, under these programs.
+
+        A batch of weights that were together before, under other programs, goes on with its state.
+        """
         tensors = [each.weight for each in weights]
-        self._batches += [
+        before = [batch for index, batch, _ in self._batches if index == group]
+        self._batches = [each for each in self._batches if each.group != group]
+        added = [
             GroupBatch(group, batch, [weights[i] for i in positions])
-            for batch, positions in batches(programs, tensors, self._state_dtype)
+            for batch, positions in batches(programs, tensors, self._state_dtype, before)
         ]
+        self._batches = sorted([*self._batches, *added], key=lambda each: each.group)
         self._numbers = network_numbers(self._length_rule, [b for _, b, _ in self._batches])
         self.reads_statistics |= any(program.statistics for program in programs)
 

@@ -12,6 +12,7 @@ from modula.duality import Declaration, Program, program_of
 from modula.errors import errors_named, suggest
 from modula.network.trained import check_weight
 from modula.optimizer.certification import Certification
+from modula.optimizer.group_options import GroupOptions, Rows, Values
 from modula.optimizer.initial_projection import InitialProjection, initial_projections, project_
 from modula.optimizer.network_step import WeightBatches
 from modula.optimizer.network_wide import LengthRule, check_length
@@ -19,7 +20,7 @@ from modula.optimizer.param_groups import DeclaredWeight
 from modula.optimizer.placement import Placement
 from modula.optimizer.public_state import PublicState
 from modula.optimizer.replacement import check_new, checked_rows, taken_state
-from modula.optimizer.state_dict import fingerprint
+from modula.optimizer.state_dict import fingerprint, loaded
 
 State = dict[Any, Any]  # by weight, and by name: what an optimizer shows as its `state`
 
@@ -50,6 +51,7 @@ class OwnWeights:
     ) -> None:
         self._options = (length_rule, state_dtype, certification)
         self.groups: list[list[DeclaredWeight]] = []
+        self.rows = Rows(has_length=length_rule is not None)
         self.batches = WeightBatches(*self._options)
         self._look_again()
 
@@ -62,10 +64,15 @@ class OwnWeights:
         self, order: Mapping[str, int]
     ) -> list[tuple[str, tuple[int, ...], Declaration, int]]:
         """Name, shape, declaration and bytes of an entry of each weight, in an order of names."""
+        acting = [each for index in range(len(self.groups)) for each in self._acting(index)]
         return [
             (each.name, tuple(each.weight.shape), each.declaration, each.weight.element_size())
-            for each in sorted(self.all, key=lambda each: order.get(each.name, len(order)))
+            for each in sorted(acting, key=lambda each: order.get(each.name, len(order)))
         ]
+
+    def _acting(self, index: int) -> Sequence[DeclaredWeight]:
+        """The weights of a group under the declarations that its options make of their own."""
+        return self.rows.each[index].in_force(self.groups[index])
 
     def find(self, weight: Tensor | str) -> DeclaredWeight:
         """The weight that is meant by a tensor, or by its full name; ValueError for another."""
@@ -115,37 +122,78 @@ class OwnWeights:
 
     def add(
         self,
-        options: dict[str, Any],
+        group: dict[str, Any],
         weights: list[DeclaredWeight],
-        programs: list[Program],
+        options: GroupOptions,
         state: State,
     ) -> None:
-        """Add a group, with a program for each weight, whose live options it gets."""
-        for program in programs:
-            for key, value in program.live.items():
-                options.setdefault(key, value)
-        options["geometry"] = [fingerprint(each.declaration) for each in weights]
+        """Add a group of these options."""
+        group["geometry"] = [fingerprint(each.declaration) for each in weights]
         self.groups = [*self.groups, weights]
-        self.batches.add(len(self.groups) - 1, weights, programs)
+        self.rows.each.append(options)
+        self._put(len(self.groups) - 1)
         self._look_again()
         self.public.take_over_(state)
+
+    def _put(self, index: int) -> None:
+        """Put a group under the programs that its options ask for."""
+        weights, options = self._acting(index), self.rows.each[index]
+        programs = [program_of(w.declaration, w.weight.shape, w.name) for w in weights]
+        self.batches.put(index, weights, programs)
+        options.put = options.acting
 
     def again(self, state: State) -> OwnWeights:
         """The same weights in batches of their own, which go on from this state."""
         found = OwnWeights(*self._options)
-        for weights in self.groups:
-            programs = [program_of(w.declaration, w.weight.shape, w.name) for w in weights]
-            found.groups.append(weights)
-            found.batches.add(len(found.groups) - 1, weights, programs)
+        found.groups, found.rows = self.groups, self.rows
+        for index in range(len(found.groups)):
+            found._put(index)
         found._look_again()
         found.public.take_over_(state)
         return found
+
+    def values(self, param_groups: Sequence[dict[str, Any]], state: State) -> list[Values]:
+        """What param_groups say, by the names of programs, to which the weights' own are put.
+
+        Raises ValueError, with nothing changed, for what will not do.
+        """
+        values = self.rows.read(param_groups, self.batches.reads_statistics)
+        turned = self.rows.turned()
+        for index in turned:
+            self._put(index)
+        if turned:
+            self._look_again()
+            self.public.drop_unkept_(state)
+            self.public.take_over_(state)
+        return values
+
+    def load(
+        self,
+        param_groups: Sequence[dict[str, Any]],
+        state: State,
+        saved: Mapping[str, Any],
+        maximize: bool,
+    ) -> None:
+        """Go on from a saved state_dict; ValueError, with nothing changed, for what does not fit.
+
+        maximize  of groups that do not say
+        """
+
+        def state_under(rows: Sequence[Mapping[str, Any]]) -> State:
+            return {**state, **self.rows.state_in(rows, self.groups)}
+
+        options, found = loaded(self.groups, state_under, saved)
+        options = self.rows.filled(options, maximize)
+        for group, row in zip(param_groups, options, strict=True):
+            group.update(row)
+        self.values(param_groups, state)
+        self.public.take_over_(found)
 
     def _look_again(self) -> None:
         self.public, self._placement = PublicState(self.batches.held()), Placement(self.all)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_options": self._options, "groups": self.groups}
+        return {"_options": self._options, "groups": self.groups, "rows": self.rows}
 
     def follow(self, state: State) -> bool:
         """Follow what was done since the last step; whether that was anything.  Never waits.
@@ -171,8 +219,10 @@ class OwnWeights:
             self.public.take_over_(state)
         shapes = self._placement.shape_of(old.weight), tuple(new.shape)
         after, picked = old._replace(weight=new), checked_rows(old.name, *shapes, rows)
+        group, place = self.place_of(old)
+        acting = self._acting(group)[place].declaration
         with errors_named(old.name):
-            programs = [program_of(old.declaration, shape, old.name) for shape in shapes]
+            programs = [program_of(acting, shape, old.name) for shape in shapes]
             projections = initial_projections(after)
         taken = taken_state(old.name, state[old.weight], shapes, programs, picked)
         return Replacement(old, after, taken, projections)

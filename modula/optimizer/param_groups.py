@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from modula.norms.checks import check_fields, check_kind, check_not_negative
 
 logger = logging.getLogger(__name__)
 
+Names = Mapping[str, tuple[str, ...]]  # keys in param_groups -> the programs' names of options
+OWN_NAMES: Names = {}
+
 
 class DeclaredWeight(NamedTuple):
     """A weight, its full name in the network, and what is declared for it."""
@@ -43,10 +46,13 @@ class Group:
 
     declarations  full weight name -> Declaration
     lr            of this group; None takes the optimizer's
+    names         keys that options have in param_groups, and under which names programs know
+                  what stands there: {"betas": ("momentum", "beta")}; others keep their own name
     """
 
     declarations: Mapping[str, Declaration]
     lr: float | None = None
+    names: Names = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,7 +73,7 @@ def declarations_of(
             Setting(geometry.norm, geometry.manifold, geometry.metric, potential, momentum),
             geometry.role,
             budgets.get(name, 1.0),
-            weight_decay or None,
+            weight_decay,
         )
         for name, geometry in geometries_of(model).items()
     }
@@ -130,6 +136,7 @@ def param_groups(
                 if name in weights
             ],
             "lr": lr if group.lr is None else group.lr,
+            "names": group.names,
         }
         for group in groups
         if any(name in weights for name in group.declarations)

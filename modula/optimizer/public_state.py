@@ -86,6 +86,13 @@ class PublicState:
         self._show_(state)
         return True
 
+    def drop_unkept_(self, state: dict[Any, Any]) -> None:
+        """Take out of the mapping what no batch keeps any more."""
+        for weight, views in self._views.items():
+            for name in [*state.get(weight, {})]:
+                if name not in views:
+                    del state[weight][name]
+
     def _refuse_strangers(self, state: Mapping[Any, Any]) -> None:
         """Raise ValueError for state of what is no weight of the optimizer."""
         for key, own in state.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from modula.errors import shortened
 from modula.optimizer.param_groups import DeclaredWeight
 from modula.optimizer.saved_names import match_names
 
+State = Mapping[Tensor, Mapping[str, Tensor]]
 OWN = ("params", "param_names", "geometry")  # what an optimizer keeps of its groups when it loads
 
 
@@ -45,7 +46,7 @@ class _Saved(NamedTuple):
 
 def loaded(
     groups: Sequence[Sequence[DeclaredWeight]],
-    state: Mapping[Tensor, Mapping[str, Tensor]],
+    state_under: Callable[[Sequence[Mapping[str, Any]]], State],
     saved: Mapping[str, Any],
 ) -> Loaded:
     """What is to be loaded, by the names of weights; by their places where no names were saved.
@@ -53,19 +54,23 @@ def loaded(
     Names are understood behind wrappers, see `match_names`.  Weights and groups may stand in
     another order.
 
+    state_under  the state that the optimizer has under the options of these groups, in shapes
+
     Raises ValueError unless weights, geometries, groups and shapes are those that were saved.
     """
     own = [each for weights in groups for each in weights]
     rows = _by_name(saved) or _by_place(saved, groups)
     names = match_names([each.name for each in own], [*rows])
-    found = {}
-    for name, weight, declaration in own:
-        row = rows[names[name]]
-        _check_geometry(name, row.geometry, declaration)
-        found[weight] = _checked_state(name, state[weight], row.state)
+    for name, _, declaration in own:
+        _check_geometry(name, rows[names[name]].geometry, declaration)
     sources = _sources([[names[each.name] for each in weights] for weights in groups], rows, saved)
     options = [saved["param_groups"][i] for i in sources]
     kept = [{k: deepcopy(v) for k, v in each.items() if k not in OWN} for each in options]
+    state = state_under(kept)
+    found = {
+        each.weight: _checked_state(each.name, state[each.weight], rows[names[each.name]].state)
+        for each in own
+    }
     return Loaded(kept, found)
 
 

@@ -18,6 +18,7 @@ from modula.optimizer.automatic import Automatic
 from modula.optimizer.certification import Certification
 from modula.optimizer.grad_scaler import unscaled
 from modula.optimizer.gradients import NonFiniteGradient, usable_gradients
+from modula.optimizer.group_options import Values, decaying_alike, downhill
 from modula.optimizer.initial_projection import InitialProjection, project_
 from modula.optimizer.interrupts import interrupts_held
 from modula.optimizer.membership import ModelWatch, check_members
@@ -35,11 +36,10 @@ from modula.optimizer.param_groups import (
     param_groups,
     warn_of_limited_metrics,
 )
-from modula.optimizer.state_dict import loaded
 
 # What a copy or a pickle needs besides torch's own; batches are derived again.
 _PICKLED = (
-    *("length_rule", "maximize", "on_nonfinite", "skipped", "state_dtype"),
+    *("length_rule", "on_nonfinite", "skipped", "state_dtype"),
     *("_last_lr", "_order", "_own", "_certification"),
 )
 
@@ -101,7 +101,6 @@ class SteepestDescent(torch.optim.Optimizer):
         check_options(model, given, on_nonfinite, state_dtype)
         self.state_dtype = state_dtype
         self.length_rule = length_rule(lr, potential)
-        self.maximize = maximize
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
         self._certification = None if certify_every is None else Certification(certify_every)
@@ -117,36 +116,35 @@ class SteepestDescent(torch.optim.Optimizer):
         # Collected while groups are added, and made when all is derived: until then an error
         # leaves every weight as it was.
         self._projections: list[InitialProjection] | None = []
-        super().__init__(param_groups(groups, weights, rate, accuracy), {"lr": rate})
+        rows = param_groups(groups, weights, rate, accuracy)
+        super().__init__(rows, {"lr": rate, "maximize": maximize})
         self.watch(model, process_group)
         project_(self._projections)
         self._projections = None
         warn_of_limited_metrics(self._own.all)
-        # OneCycleLR and CyclicLR look for "momentum" here before they cycle it in the groups.
-        self.defaults.update(
-            (key, self.param_groups[0][key]) for key in ("momentum",) if key in self.param_groups[0]
-        )
+        self.defaults.update(self._own.rows.cycled())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add weights: {"params": [(name, weight), ...], "declarations": [Declaration, ...]}.
 
-        Raises ValueError if a declaration is missing: nothing is guessed.
+        Raises ValueError if a declaration is missing: nothing is guessed; and for an unknown key.
         """
         self._settle()
         params, declarations, options = declared_params(param_group)
         super().add_param_group({**options, "params": params})
         group = self.param_groups[-1]
-        for key in self.defaults.keys() - options.keys() - {"lr"}:
+        for key in self.defaults.keys() - options.keys() - {"lr", "maximize"}:
             del group[key]  # a default of the first group, which this one's programs may not have
         rows = zip(names_of(group), group["params"], declarations, strict=True)
-        weights = [DeclaredWeight(*row) for row in rows]
+        weights = decaying_alike([DeclaredWeight(*row) for row in rows])
         try:
             programs, projections = self._own.derived(weights)
+            own = self._own.rows.of(weights, programs, group)
             self._watch_with({w.name: p.statistics for w, p in zip(weights, programs, strict=True)})
         except (ValueError, LookupError):
             self.param_groups.pop()
             raise
-        self._own.add(group, weights, programs, self.state)
+        self._own.add(group, weights, own, self.state)
         self._expect()
         if self._projections is None:
             project_(projections)
@@ -204,9 +202,8 @@ class SteepestDescent(torch.optim.Optimizer):
         enter as often, with a loss that is divided by their number.  Processes may draw alike or
         differently.
         """
-        self._follow()
         with torch.no_grad():
-            noises = self._own.batches.noises(self.param_groups)
+            noises = self._own.batches.noises(self._settle())
         with self._network_statistics().perturbed(noises) if noises else nullcontext():
             yield
 
@@ -265,26 +262,27 @@ class SteepestDescent(torch.optim.Optimizer):
 
     def _advance(self, loss_scale: Tensor | float, overflowed: bool) -> None:
         """Move the weights, unless a gradient overflowed."""
-        self._settle()
+        options = self._settle()
         if self._model is not None:
             self._model.look(self._own.all)
         # Taken even where the step is left out, whose statistics shall not be in the next one's.
         # What is maximized has a negative loss: of it, too, are the gradients times noise.
         seen, reads_statistics = {}, self._own.batches.reads_statistics
         if reads_statistics:
-            seen = self._network_statistics().take(-loss_scale if self.maximize else loss_scale)
-        gradients = None if overflowed else self._gradients()
+            sign = -1 if options[0]["maximize"] else 1
+            seen = self._network_statistics().take(sign * loss_scale)
+        gradients = None if overflowed else self._gradients(options)
         if gradients is not None:
             usual = None
             if isinstance(self.length_rule, Automatic):
                 gradients, usual = without_outlier(gradients, self.param_groups[0].get(USUAL))
-            self._last_lr = self._own.batches.step(self.param_groups, gradients, seen)
+            self._last_lr = self._own.batches.step(options, gradients, seen)
             if usual is not None:
                 self.param_groups[0][USUAL] = usual
         if reads_statistics:
             self._expect()
 
-    def _gradients(self) -> Gradients | None:
+    def _gradients(self, options: Sequence[Values]) -> Gradients | None:
         """Gradients to step with, by id of their weight; None where the step is skipped."""
         try:
             gradients, self._overflowing = usable_gradients(self._own.all, self._overflowing)
@@ -293,9 +291,7 @@ class SteepestDescent(torch.optim.Optimizer):
                 raise
             self.skipped += 1
             return None
-        if self.maximize:  # a region lets a weight go in one direction and not in the other
-            return {weight: -gradient for weight, gradient in gradients.items()}
-        return gradients
+        return downhill(gradients, self._own.groups, options)
 
     @property
     def last_lr(self) -> float:
@@ -310,10 +306,14 @@ class SteepestDescent(torch.optim.Optimizer):
 
     # --- what a person changes, saves and loads -----------------------------------------------
 
-    def _settle(self) -> None:
-        """Follow or refuse what was done to groups, weights and state since the last step."""
+    def _settle(self) -> list[Values]:
+        """Follow or refuse what was done to groups, weights and state since the last step.
+
+        What the groups say, by the names of programs.
+        """
         check_members(self.param_groups, self._own.groups)
         self._follow()
+        return self._own.values(self.param_groups, self.state)
 
     def _follow(self) -> None:
         if self._own.follow(self.state):
@@ -371,16 +371,14 @@ class SteepestDescent(torch.optim.Optimizer):
         Weights are found by their names, behind what a wrapper puts before them, and by their
         places only where no names were saved; the optimizer keeps its own names.
 
-        Raises ValueError, with nothing changed, if weights, geometry, groups or shapes differ.
+        Raises ValueError, with nothing changed, if weights, geometry, groups or shapes differ, and
+        for an option that nothing reads.
         """
         self._settle()
         given = {**state_dict}
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             given = hook(self, given) or given
-        options, state = loaded(self._own.groups, self.state, given)
-        self._own.public.take_over_(state)
-        for group, saved in zip(self.param_groups, options, strict=True):
-            group.update(saved)
+        self._own.load(self.param_groups, self.state, given, self.defaults["maximize"])
         self._expect()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)

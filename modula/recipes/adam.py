@@ -19,7 +19,7 @@ from modula.norms.metrics.base import Memory
 from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2
 from modula.optimizer.steepest_descent import SteepestDescent
-from modula.recipes.common import Correction, adam_options, entrywise
+from modula.recipes.common import BETAS, Correction, adam_options, entrywise
 from modula.recipes.options import checked
 
 
@@ -45,7 +45,12 @@ def adamw(
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
     group = entrywise(
-        model, L2, weight_decay=weight_decay, corrected=corrected, **adam_options(betas, eps)
+        model,
+        L2,
+        weight_decay=weight_decay,
+        corrected=corrected,
+        names=BETAS,
+        **adam_options(betas, eps),
     )
     return SteepestDescent(model, lr, groups=[group], **options)
 
@@ -67,7 +72,11 @@ def adam(
     Source: Kingma and Ba 2015, arXiv:1412.6980.
     """
     group = entrywise(
-        model, L2, weight_decay=_at(Coupled, weight_decay), **adam_options(betas, eps)
+        model,
+        L2,
+        weight_decay=_at(Coupled, weight_decay),
+        names=BETAS,
+        **adam_options(betas, eps),
     )
     return SteepestDescent(model, lr, groups=[group], **options)
 
@@ -93,10 +102,11 @@ def rmsprop(
     group = entrywise(
         model,
         L2,
-        Behind(HeavyBall(momentum)) if momentum else NoMomentum(),
+        Behind(HeavyBall(momentum)),
         _at(Coupled, weight_decay),
         potential=Sharp(),
         metric=Diagonal(Memory(alpha, unbiased=False), floor=eps),
+        names={"alpha": ("beta",)},
     )
     return SteepestDescent(model, lr, groups=[group], **options)
 
@@ -158,16 +168,15 @@ def root_free(
     group = entrywise(
         model,
         L2,
-        Behind(HeavyBall(momentum)) if momentum else NoMomentum(),
+        Behind(HeavyBall(momentum)),
         _at(BehindMetric, weight_decay),
         potential=Sharp(),
         metric=Diagonal(memory, floor=damping, power=1.0, batch=batch),
+        names={"damping": ("eps",)},
     )
     return SteepestDescent(model, lr, groups=[group], **options)
 
 
-def _at(place: type[Decay], weight_decay: float | Decay) -> float | Decay:
+def _at(place: type[Decay], weight_decay: float | Decay) -> Decay:
     """A number decays at this place; a Decay says its own."""
-    if isinstance(weight_decay, Decay) or not weight_decay:
-        return weight_decay
-    return place(weight_decay)
+    return weight_decay if isinstance(weight_decay, Decay) else place(weight_decay)

@@ -12,7 +12,6 @@ from modula.duality import (
     Decay,
     Declaration,
     Momentum,
-    NoMomentum,
     Potential,
     Scaler,
     Setting,
@@ -23,13 +22,17 @@ from modula.duality import (
 from modula.network.declare import geometries_of
 from modula.network.geometry import Geometry
 from modula.norms.base import Norm
+from modula.norms.checks import check_beta
 from modula.norms.metrics.base import Memory, Metric
 from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2
-from modula.optimizer.param_groups import Group
+from modula.optimizer.param_groups import OWN_NAMES, Group, Names
 
 MATRIX_ROLES = ("hidden", "conv")  # the weights that Muon is for; the others meet one-hot inputs
 ONE_HOT_ROLES = ("embedding", "tied")  # most rows of their gradients are zero
+
+# Options in param_groups under the names that recipes and torch's optimizers give them.
+BETAS: Names = {"betas": ("momentum", "beta")}
 
 Correction = Callable[[Any], Metric]  # a metric -> the same with an inverse that is less biased
 
@@ -48,10 +51,12 @@ def entrywise(
     potential: Potential = Unit(),
     metric: Metric | None = None,
     corrected: Correction | None = None,
+    names: Names = OWN_NAMES,
 ) -> Group:
     """One group in which every weight, whatever its role, is measured entry by entry.
 
     corrected  what the metric becomes for weights that no one-hot input meets
+    names      of its options in param_groups
     """
     dense = corrected(metric) if corrected else metric
     metrics = {role: metric for role in ONE_HOT_ROLES}
@@ -65,18 +70,17 @@ def entrywise(
                     momentum=momentum,
                 ),
                 geometry.role,
-                weight_decay=weight_decay or None,
+                weight_decay=weight_decay,
             )
             for name, (geometry, weight) in weights_of(model).items()
-        }
+        },
+        names=names,
     )
 
 
 def average_of(momentum: float | Momentum, nesterov: bool = False) -> Momentum:
-    """The average of gradients that decays by this number, none for 0; a Momentum as it is."""
-    if isinstance(momentum, Momentum):
-        return momentum
-    return Average(momentum, nesterov) if momentum else NoMomentum()
+    """The average of gradients that decays by this number; a Momentum as it is."""
+    return momentum if isinstance(momentum, Momentum) else Average(momentum, nesterov)
 
 
 def preconditioned_setting(
@@ -88,8 +92,7 @@ def preconditioned_setting(
 
 def adam_options(betas: tuple[float, float], eps: float) -> dict[str, Any]:
     """The options of a Setting that make it Adam."""
-    if not 0 <= betas[1] < 1:
-        raise ValueError(f"Adam needs 0 <= beta < 1 for its second average; got {betas[1]}")
+    check_beta("the second of Adam's betas", betas[1])
     return {
         "momentum": Unbiased(betas[0]),
         "potential": Sharp(),
@@ -125,8 +128,8 @@ def matrices_and_others(
     for name, (geometry, weight) in weights_of(model).items():
         if geometry.role in MATRIX_ROLES and weight.ndim > 1:
             setting = setting_of(geometry, weight)
-            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay or None, scalers)
+            matrices[name] = Declaration(setting, geometry.role, 1.0, weight_decay, scalers)
         else:
             setting = Setting(L2(weight.ndim), **adam_options(adamw_betas, 1e-8))
-            others[name] = Declaration(setting, geometry.role, 1.0, adamw_weight_decay or None)
-    return [Group(matrices, lr), Group(others, adamw_lr)]
+            others[name] = Declaration(setting, geometry.role, 1.0, adamw_weight_decay)
+    return [Group(matrices, lr), Group(others, adamw_lr, BETAS)]

@@ -10,7 +10,7 @@ from modula.duality import Sharp, Unbiased
 from modula.norms.metrics.posterior import Posterior
 from modula.norms.vector import L2
 from modula.optimizer.steepest_descent import SteepestDescent
-from modula.recipes.common import entrywise
+from modula.recipes.common import BETAS, entrywise
 from modula.recipes.options import checked
 
 
@@ -43,5 +43,5 @@ def ivon(
     Source: Shen et al. 2024, arXiv:2402.17641.
     """
     metric = Posterior(ess, prior, betas[1], first, clip)
-    group = entrywise(model, L2, Unbiased(betas[0]), 0.0, Sharp(), metric)
+    group = entrywise(model, L2, Unbiased(betas[0]), 0.0, Sharp(), metric, names=BETAS)
     return SteepestDescent(model, lr, groups=[group], **options)

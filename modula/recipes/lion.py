@@ -52,5 +52,7 @@ def lion(
     its decay.
     Source: Chen et al. 2023, arXiv:2302.06675.
     """
-    group = entrywise(model, Max, QueryStore(*betas), weight_decay)
+    group = entrywise(
+        model, Max, QueryStore(*betas), weight_decay, names={"betas": ("momentum", "store")}
+    )
     return SteepestDescent(model, lr, groups=[group], **options)

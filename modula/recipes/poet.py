@@ -13,7 +13,7 @@ from modula.manifolds.rotations import Cayley, Chart, Rotations
 from modula.norms.vector import L2
 from modula.optimizer.param_groups import Group
 from modula.optimizer.steepest_descent import SteepestDescent
-from modula.recipes.common import adam_options, weights_of
+from modula.recipes.common import BETAS, adam_options, weights_of
 from modula.recipes.options import checked
 
 
@@ -52,5 +52,5 @@ def poet(
             **adam_options(betas, eps),
         )
         (matrices if is_matrix else others)[name] = Declaration(setting, geometry.role)
-    groups = [Group(matrices, lr), Group(others, adamw_lr)]
+    groups = [Group(matrices, lr, BETAS), Group(others, adamw_lr, BETAS)]
     return SteepestDescent(model, lr, groups=groups, **options)

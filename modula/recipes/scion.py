@@ -55,5 +55,5 @@ def scion(
         unit = float(weight.shape[-1]) * Max(weight.ndim) if is_head else geometry.norm
         norm = (1 / (head_radius if is_head else radius)) * unit
         setting = Setting(norm, geometry.manifold, momentum=Average(momentum))
-        declarations[name] = Declaration(setting, geometry.role, 1.0, 1.0 if constrained else None)
+        declarations[name] = Declaration(setting, geometry.role, 1.0, 1.0 if constrained else 0.0)
     return SteepestDescent(model, lr, groups=[Group(declarations)], **options)

@@ -6,12 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from modula.duality import (
-    Decay,
-    HeavyBall,
-    NoMomentum,
-    Sharp,
-)
+from modula.duality import Decay, HeavyBall, Sharp
 from modula.norms.vector import L2
 from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import entrywise
@@ -34,6 +29,6 @@ def sgd(
 
     The decay is decoupled, where torch.optim.SGD adds it to the gradient.
     """
-    ball = HeavyBall(momentum, nesterov) if momentum else NoMomentum()
+    ball = HeavyBall(momentum, nesterov)
     group = entrywise(model, L2, ball, weight_decay, potential=Sharp())
     return SteepestDescent(model, lr, groups=[group], **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -28,8 +29,10 @@ from modula.norms.metrics.kronecker import (
     TraceScaled,
 )
 from modula.norms.vector import L2
+from modula.optimizer.param_groups import OWN_NAMES, Names
 from modula.optimizer.steepest_descent import SteepestDescent
 from modula.recipes.common import (
+    BETAS,
     Correction,
     adam_options,
     average_of,
@@ -49,12 +52,14 @@ def preconditioned(
     momentum: float | Momentum,
     options: dict[str, Any],
     scalers: tuple[Scaler, ...] = (),
+    names: Names = OWN_NAMES,
 ) -> SteepestDescent:
     """Hidden matrices along S^-p m, whatever the metric; all other weights by AdamW.
 
     momentum  of an average of the gradients, unless it says of what
     options   those of `matrices_and_others` are taken out; SteepestDescent gets the rest
     scalers   those of the recipe; others may follow in the options
+    names     of the matrices' options in param_groups
     """
     own = taken_for_groups(options)
     scalers += own.pop("scalers", ())
@@ -63,7 +68,8 @@ def preconditioned(
     def setting(geometry: Geometry, weight: Tensor) -> Setting:
         return preconditioned_setting(geometry, weight, metric, average)
 
-    groups = matrices_and_others(model, lr, setting, scalers=scalers, **own)
+    matrices, others = matrices_and_others(model, lr, setting, scalers=scalers, **own)
+    groups = [replace(matrices, names=names), others]
     return SteepestDescent(model, lr, groups=groups, **options)
 
 
@@ -153,7 +159,7 @@ def shampoo(
     )
     adam = Setting(L2(), **adam_options((betas[0], graft_beta), graft_eps))
     used = corrected(metric) if corrected else metric
-    return preconditioned(model, lr, used, Unbiased(betas[0]), options, (Graft(adam),))
+    return preconditioned(model, lr, used, Unbiased(betas[0]), options, (Graft(adam),), BETAS)
 
 
 @checked(matrices_and_others)
@@ -238,4 +244,4 @@ def asgo(
     metric = Kronecker(
         DenseIfShortest(), memory=memory, damping=damping, every=every, max_dim=max_dim
     )
-    return preconditioned(model, lr, metric, betas[0], options, (MatchRMS(0.2),))
+    return preconditioned(model, lr, metric, betas[0], options, (MatchRMS(0.2),), BETAS)

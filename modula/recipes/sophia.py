@@ -15,7 +15,7 @@ from modula.norms.metrics.base import Memory
 from modula.norms.metrics.diagonal import Diagonal
 from modula.norms.vector import L2, Max
 from modula.optimizer.steepest_descent import SteepestDescent
-from modula.recipes.common import Correction, entrywise
+from modula.recipes.common import BETAS, Correction, entrywise
 from modula.recipes.options import checked
 
 
@@ -58,5 +58,5 @@ def sophia(
         batch=rho * terms,
     )
     inside = Within(Max(ndim=0))  # each entry by itself
-    group = entrywise(model, L2, Average(betas[0]), weight_decay, inside, metric, corrected)
+    group = entrywise(model, L2, Average(betas[0]), weight_decay, inside, metric, corrected, BETAS)
     return SteepestDescent(model, lr, groups=[group], **options)

@@ -51,9 +51,3 @@ def continued_by(
         scale=derived.scale if scale is None else scale,
         **changes,
     )
-
-
-def check_beta(what: object, beta: float) -> None:
-    """Raise ValueError unless the coefficient of an average is in [0, 1)."""
-    if not 0 <= beta < 1:
-        raise ValueError(f"{what} needs a beta in [0, 1)")

@@ -66,7 +66,7 @@ def _beside(derived: Derived, other: Derived) -> Derived:
 def _as_own(each: Line, names: dict[str, str]) -> Line:
     """The line under the new names, its live options apart from those of the others."""
     options = tuple(
-        (key, Live(f"graft_{value.name}", value.value) if isinstance(value, Live) else value)
+        (key, replace(value, name=f"graft_{value.name}") if isinstance(value, Live) else value)
         for key, value in each.options
     )
     return replace(each.renamed(names), options=options)

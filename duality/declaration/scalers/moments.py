@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from modula.duality.declaration.scalers.base import Scaler, check_beta, continued_by
+from modula.duality.declaration.scalers.base import Scaler, continued_by
 from modula.duality.program.line import Line, line
 from modula.duality.program.slot import Slot
 from modula.duality.setting.derive import Derived, Setting
 from modula.kernels.elementwise import averages, length
 from modula.kernels.op import Shape
 from modula.manifolds.euclidean import Euclidean
-from modula.norms.checks import check_fields
+from modula.norms.checks import check_beta, check_fields
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RowMoments(Scaler):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_beta(self, self.beta)
+        check_beta(f"beta of {self}", self.beta)
 
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
         if len(shape) < 2:
@@ -58,7 +58,7 @@ class EntryMoments(Scaler):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_beta(self, self.beta)
+        check_beta(f"beta of {self}", self.beta)
 
     def applied(self, derived: Derived, setting: Setting, shape: Shape) -> Derived:
         moment = line(

@@ -20,7 +20,7 @@ def network() -> nn.Sequential:
 def test_live_options_stand_in_param_groups() -> None:
     optimizer = modula.recipes.adamw(network(), betas=(0.8, 0.99), weight_decay=0.3)
     group = optimizer.param_groups[0]
-    assert (group["momentum"], group["weight_decay"]) == (0.8, 0.3)
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.99), 1e-8, 0.3)
 
 
 def test_a_param_group_without_declarations_is_refused() -> None:
@@ -56,7 +56,8 @@ def test_a_row_of_param_groups_has_the_options_of_its_own_programs_alone() -> No
     plain = modula.duality.Declaration(Setting(L2(1), momentum=NoMomentum()))
     given = {"params": [("extra", nn.Parameter(torch.zeros(3)))], "declarations": [plain]}
     optimizer.add_param_group(given)
-    assert {"momentum", "weight_decay"}.isdisjoint(optimizer.param_groups[1])
+    assert {"betas", "eps", "momentum"}.isdisjoint(optimizer.param_groups[1])
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0
     assert optimizer.param_groups[1]["lr"] == optimizer.param_groups[0]["lr"]
     assert optimizer.plan["extra"].norm == "L2()"
     assert [*given] == ["params", "declarations"]  # as it was given

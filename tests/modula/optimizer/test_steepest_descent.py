@@ -40,7 +40,7 @@ def test_zero_gradients_move_nothing_and_make_no_nan(name: str) -> None:
     weights = [weight.detach().clone() for weight in net.parameters()]
     fill_gradients(net, 0, scale=0.0)
     optimizer.step()
-    decays = any("weight_decay" in group for group in optimizer.param_groups)
+    decays = any(group["weight_decay"] for group in optimizer.param_groups)
     projects = any(row.manifold != "Euclidean()" for row in optimizer.plan.rows)
     for now, then in zip(net.parameters(), weights, strict=True):
         assert now.isfinite().all()

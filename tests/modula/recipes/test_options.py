@@ -53,7 +53,7 @@ def test_every_known_option_is_taken_and_its_default_changes_nothing(name: str) 
 
 def test_pairs_may_be_lists() -> None:
     optimizer = modula.recipes.adamw(network(), betas=[0.8, 0.9])
-    assert optimizer.param_groups[0]["momentum"] == 0.8
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
 
 
 @pytest.mark.parametrize(
