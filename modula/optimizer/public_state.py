@@ -172,14 +172,17 @@ def _copied(weight: str, name: str, given: Any, view: Tensor) -> Tensor:
     value = given
     if isinstance(given, int | float):
         value = torch.tensor(float(given), dtype=view.dtype)
-    is_fit = isinstance(value, Tensor) and value.shape == view.shape and _is_dense_real(value)
-    if not is_fit:
-        raise ValueError(
-            f"{name} of {weight} holds real numbers of shape {tuple(view.shape)}; "
-            f"got {_words(value)}"
-        )
+    check_fits(weight, name, value, view.shape)
     copy: Tensor = value.detach().clone()
     return copy
+
+
+def check_fits(weight: str, name: str, value: Any, shape: torch.Size) -> None:
+    """Raise ValueError unless a value can be state of this shape."""
+    if not (isinstance(value, Tensor) and value.shape == shape and _is_dense_real(value)):
+        raise ValueError(
+            f"{name} of {weight} holds real numbers of shape {tuple(shape)}; got {_words(value)}"
+        )
 
 
 def _is_dense_real(value: Tensor) -> bool:

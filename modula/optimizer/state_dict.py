@@ -12,6 +12,7 @@ from modula.duality import Declaration
 from modula.duality.program.batch import ROUNDINGS
 from modula.errors import shortened
 from modula.optimizer.param_groups import DeclaredWeight
+from modula.optimizer.public_state import check_fits
 from modula.optimizer.saved_names import match_names
 
 State = Mapping[Tensor, Mapping[str, Tensor]]
@@ -126,6 +127,7 @@ def _checked_state(
     for key, shape in wanted.items():
         if have.get(key) != shape:
             raise ValueError(f"{name} needs saved {key} of shape {shape}; got {have}")
+        check_fits(name, key, saved[key], own[key].shape)
     for key in have.keys() - wanted.keys():
         raise ValueError(f"{name} was saved with {key}, and keeps {[*wanted]}")
     return {key: value for key, value in saved.items() if key in own}
