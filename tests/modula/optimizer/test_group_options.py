@@ -9,6 +9,7 @@ import pytest
 import torch
 from gradients import fill_gradients
 from torch import nn
+from torch.optim import lr_scheduler
 
 import modula
 from live_options import build, train, weights
@@ -299,3 +300,25 @@ def test_a_checkpoint_from_before_there_were_betas_loads() -> None:
     train(other, resumed, 3)
     for a, b in zip(weights(net), weights(other), strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_is_saved_before_a_step_has_what_its_options_ask_for() -> None:
+    net, optimizer = build("sgd")
+    lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=8)
+    saved = optimizer.state_dict()
+    assert saved["state"][0]["momentum"].shape == net[0].weight.shape
+    build("sgd")[1].load_state_dict(saved)
+
+
+def test_a_weight_is_replaced_with_a_momentum_that_was_set_later() -> None:
+    net, optimizer = build("sgd")
+    optimizer.param_groups[0]["momentum"] = 0.9
+    train(net, optimizer)
+    kept = optimizer.state[net[0].weight]["momentum"][:4].clone()
+    new = nn.Parameter(net[0].weight.detach()[:4].clone())
+    optimizer.replace("0.weight", new, rows=[0, 1, 2, 3])
+    new.grad = torch.zeros_like(new)
+    for weight in net.parameters():
+        weight.grad = None
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[new]["momentum"], 0.9 * kept)
