@@ -111,8 +111,8 @@ def certify(
 
     The value of a FromDual norm is a lower bound, here at least <G, D'> / U: so far as it is short,
     `norm` and the gap are too small, never negative.  Its duality map, and with it U, is exact.
-    Where f has kinks the value takes most of the time, 2 s at 64 x 32 and a minute at 256 x 256:
-    FromDual(f, iterations=30) bounds it.
+    Where f has kinks the value takes most of the time, seconds for 256 x 128 where f is cheap, and
+    in proportion to what f costs: FromDual(f, iterations=30) bounds it.
 
     Raises ValueError for tensors that differ in shape or device, are not of real floating-point
     numbers or not finite, for a norm of fewer dims than the weight, for a shape that the manifold

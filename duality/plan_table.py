@@ -13,7 +13,7 @@ FRAME = 3  # columns that a border and its two spaces take
 
 
 def fitting_table(
-    columns: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str | Text]],
     width: int,
     dispensable: Sequence[str],
     *,
@@ -26,17 +26,18 @@ def fitting_table(
                  says the same everywhere is the first to go.  The caption names what is left out
 
     Words are never cut short: cells are wrapped between words, and inside a word where that alone
-    is wider than its column.  Text is shown as it is, not as markup.
+    is wider than its column.  A string is shown as it is, not as markup; a Text in its style.
     """
-    widths = {h: FRAME + _comfortable_width(h, cells) for h, cells in columns.items()}
+    words = {h: [str(cell) for cell in cells] for h, cells in columns.items()}
+    widths = {h: FRAME + _comfortable_width(h, cells) for h, cells in words.items()}
     shown = {heading for heading in columns if heading not in dispensable}
     for heading in sorted(
         set(dispensable) & set(columns),
-        key=lambda h: (len(set(columns[h])) <= 1, dispensable.index(h)),
+        key=lambda h: (len(set(words[h])) <= 1, dispensable.index(h)),
     ):
         if sum(widths[h] for h in {*shown, heading}) < width:
             shown.add(heading)
-    left_out = [_in_words(h, cells) for h, cells in columns.items() if h not in shown]
+    left_out = [_in_words(h, cells) for h, cells in words.items() if h not in shown]
     if left_out:
         caption += f"\nleft out: {', '.join(left_out)}"
     wide = not left_out
@@ -45,7 +46,7 @@ def fitting_table(
         if heading in shown:
             table.add_column(heading, overflow="fold")
     for cells in zip(*(columns[h] for h in columns if h in shown), strict=True):
-        table.add_row(*map(Text, cells))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
     return table
 
 

@@ -38,7 +38,7 @@ def main(steps: int = 60) -> float:
         print(f"{name} breaks:", *map(str, broken_laws(own, shape)), "- no more", sep="\n  ")
     rows = [*verify_pair(norm, Euclidean(), shape, kinds=KINDS, dtypes=DOUBLE)]
     rows += verify_pair(Frobenius(), manifold, shape, kinds=KINDS, dtypes=DOUBLE)
-    Console(width=150).print(verify_table(rows, 0.1))
+    Console(width=150).print(verify_table(rows, 0.1, width=150))
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(8, 6, bias=False), torch.nn.Linear(6, 4, bias=False))

@@ -10,6 +10,7 @@ from rich.text import Text
 from torch import Tensor
 
 from modula.duality import Certificate, NoRule, Setting, certify, derive
+from modula.duality.plan_table import fitting_table
 from modula.kernels.op import Cost
 from modula.manifolds import (
     SPD,
@@ -187,16 +188,29 @@ def grade(row: Verified, tolerance: float) -> str:
     return "close" if row.certificate.passes(tolerance + rounding) else "FAIL"
 
 
+WIDE = 170  # columns where no terminal limits them
 STYLES = {"exact": "green", "close": "yellow", "FAIL": "bold red"}  # the worst last
 
 
-def verify_table(rows: Sequence[Verified], tolerance: float) -> Table:
-    """Table of certificates: a row a pair, shape and dtype, a gap a kind of gradient."""
+def verify_table(rows: Sequence[Verified], tolerance: float, width: int = WIDE) -> Table:
+    """Table of certificates: a row a pair, shape and dtype, a gap a kind of gradient.
+
+    A narrow one, of less than WIDE columns, leaves some out and says which; the grades stay.
+    """
     kinds = list(dict.fromkeys(row.gradient for row in rows))
-    table = Table(
-        *("norm", "manifold", "shape", "dtype", "norm of D", "off tangent"),
-        *(f"gap, {kind}" if len(kinds) == 1 else kind for kind in kinds),
-        *("MFLOPs", "proof ms", ""),
+    gaps = [f"gap, {kind}" if len(kinds) == 1 else kind for kind in kinds]
+    lines: dict[tuple[str, ...], list[Verified]] = {}
+    for row in rows:
+        shape, dtype = "x".join(map(str, row.shape)), str(row.dtype).removeprefix("torch.")
+        lines.setdefault((str(row.norm), str(row.manifold), shape, dtype), []).append(row)
+    headings = "norm", "manifold", "shape", "dtype", "grade", "norm of D", "off tangent"
+    costs = "MFLOPs", "proof ms"
+    cells = [(*declared, *_proved(line, tolerance)) for declared, line in lines.items()]
+    columns = dict(zip((*headings, *gaps, *costs), zip(*cells, strict=True), strict=True))
+    return fitting_table(
+        columns,
+        width,
+        ("dtype", "shape", *gaps, *headings[5:], *reversed(costs)),
         title="Is every derived direction feasible and the steepest?",
         caption=(
             "for each gradient the gap: at most this share of the steepest descent is missing\n"
@@ -205,19 +219,6 @@ def verify_table(rows: Sequence[Verified], tolerance: float) -> Table:
             "MFLOPs: of the direction, as counted; ms: of one proof, measured"
         ),
     )
-    for column in table.columns[:2]:
-        column.overflow = "fold"
-    for column in table.columns[4:-1]:
-        column.justify = "right"
-    lines: dict[tuple[str, ...], list[Verified]] = {}
-    for row in rows:
-        shape, dtype = "x".join(map(str, row.shape)), str(row.dtype).removeprefix("torch.")
-        lines.setdefault((str(row.norm), str(row.manifold), shape, dtype), []).append(row)
-    for declared, line in lines.items():
-        mark = max((grade(row, tolerance) for row in line), key=list(STYLES).index)
-        named = map(Text, declared)  # not read as markup, nor for emoji
-        table.add_row(*named, *_proved(line, tolerance), f"[{STYLES[mark]}]{mark}[/]")
-    return table
 
 
 def contradictions(rows: Sequence[Verified]) -> list[str]:
@@ -229,13 +230,16 @@ def contradictions(rows: Sequence[Verified]) -> list[str]:
     return [f"{norm} on {manifold}: {broken}" for (norm, manifold), broken in found.items()]
 
 
-def _proved(line: Sequence[Verified], tolerance: float) -> Iterator[str]:
-    """The cells of one line: the worst of norm and tangency, each gap, the cost."""
+def _proved(line: Sequence[Verified], tolerance: float) -> Iterator[str | Text]:
+    """The cells of one line: the worst grade, norm and tangency, each gap, the cost."""
     found = [row.certificate for row in line]
+    grades = [grade(row, tolerance) for row in line]
+    worst = max(grades, key=list(STYLES).index)
+    failed = [row.gradient for row, mark in zip(line, grades, strict=True) if mark == "FAIL"]
+    yield Text(f"FAIL: {', '.join(failed)}" if failed else worst, STYLES[worst])
     yield f"{max(each.norm for each in found):.6f}"
     yield f"{max(each.tangency for each in found):.1e}"
-    for row in line:
-        mark = grade(row, tolerance)
-        yield f"[{STYLES[mark]}]{row.certificate.gap:.1e}{' FAIL' if mark == 'FAIL' else ''}[/]"
+    for each, mark in zip(found, grades, strict=True):
+        yield Text(f"{each.gap:.1e}", STYLES[mark])
     yield f"{line[0].cost.flops / 1e6:.3g}"
     yield f"{1e3 * sum(each.seconds for each in found) / len(found):.3g}"

@@ -86,11 +86,12 @@ def verify(
             broken = broken_laws_of(norms, manifolds, norm, manifold, shapes)
             rows = [] if broken else proofs(norms, manifolds, shapes, seed, every)
             broken += contradictions(rows)
-            table = verify_table(rows, tolerance)
+            console = screen()
+            table = verify_table(rows, tolerance, console.width) if rows else ""
         if rows:
-            screen().print(table)
+            console.print(table)
         for law in broken:
-            screen().print(law, highlight=False, markup=False, style="bold red")
+            console.print(law, highlight=False, markup=False, style="bold red")
     if broken or not all(grade(row, tolerance) != "FAIL" for row in rows):
         raise typer.Exit(1)
 
