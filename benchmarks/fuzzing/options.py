@@ -9,7 +9,8 @@ import torch
 
 from modula import Automatic
 from modula.duality import Clip, MatchRMS, Sharp, ShortStep, Unit
-from modula.norms import Dense, DiagonalMode, Flat
+from modula.norms import Absolute, Balanced, Dense, DiagonalMode, Flat, Relative
+from modula.norms.checks import is_kind
 from modula.recipes.options import OPTIONS
 
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -38,12 +39,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "every": (1, 2, 10),
     "sample_every": (1, 2),
     "max_dim": (1, 3, 2048),
-    "damping": (1e-6, 1e-2),
+    "damping": (1e-6, 1e-2, Absolute(1e-3), Balanced(1e-2), Relative(0.1)),
     "sampled": (False, True),
     "instant": (False, True),
     "cross": (False, True),
     "scale": ("rms", "original"),
-    "block": (1, 2, 256),
+    "block": (2, 3, 256),
     "rank": (1, 2, 10),
     "first": (0.1, 1.0),
     "prior": (0.0, 1e-4, 1.0),
@@ -57,6 +58,11 @@ SHARE = 0.3  # of the options that are given
 
 
 def options(draw: Random, recipe: str) -> dict[str, Any]:
-    """Some options of a recipe, with values that others take."""
-    known = [key for key in OPTIONS[recipe] if key in VALUES]
-    return {key: draw.choice(VALUES[key]) for key in known if draw.random() < SHARE}
+    """Some options of a recipe, mostly with values of their kind."""
+    found = {}
+    for key, option in OPTIONS[recipe].items():
+        if key in VALUES and draw.random() < SHARE:
+            is_any = draw.random() < 0.02  # what is refused must be so in one sentence
+            values = [x for x in VALUES[key] if is_any or is_kind(x, option.kind)]
+            found[key] = draw.choice(values or [option.default])
+    return found

@@ -31,7 +31,8 @@ class Microbatches:
     def values(self, loss_scale: Tensor | float) -> dict[str, Tensor]:
         """M gradients of each weight, (M, *shape); a microbatch that did not reach it sent zero.
 
-        Times M, since the loss that was accumulated is a mean: the mean of the M is p.grad.
+        Times M, since the loss that was accumulated is a mean: the mean of the M is p.grad.  In
+        float32 or finer: M times a gradient that float16 holds may be one that it does not.
         """
         groups = [group for group in self._groups if group]
         known = {name: x for group in groups for name, x in group.items() if x is not None}
@@ -43,4 +44,5 @@ class Microbatches:
 
 def _stacked(groups: list[dict[str, Tensor | None]], name: str, zero: Tensor) -> Tensor:
     found = (group.get(name) for group in groups)
-    return torch.stack([zero if x is None else x for x in found])
+    stacked = torch.stack([zero if x is None else x for x in found])
+    return stacked.to(torch.promote_types(zero.dtype, torch.float32))

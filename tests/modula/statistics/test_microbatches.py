@@ -142,3 +142,19 @@ def test_a_frozen_weight_is_refused() -> None:
     layer = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="weight is frozen"):
         Collector(layer, {"weight": {NAME}})
+
+
+@pytest.mark.parametrize("count", [2, 3, 16])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float16, 6e4), (torch.bfloat16, 1.0), (torch.float32, 1.0)]
+)
+def test_gradients_that_half_precision_just_holds(
+    count: int, dtype: torch.dtype, size: float
+) -> None:
+    model = nn.Linear(1, 1, bias=False, dtype=dtype)
+    collector = Collector(model, {"weight": {NAME}})
+    for _ in range(count):
+        (model(torch.ones(1, 1, dtype=dtype)) * (size / count)).sum().backward()
+    found = collector.take()["weight"][NAME]
+    assert found.dtype is torch.float32
+    assert_close(found.mean(0), torch.full((1, 1), size), rtol=0.01, atol=0)
