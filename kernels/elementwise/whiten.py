@@ -9,7 +9,7 @@ Tensors = list[Tensor]
 
 
 def whiten_plain(mean: Tensor, square: Tensor, *, power: float, floor: float) -> Tensor:
-    """m / (S^power + floor), all shapes equal; an entry that never had a gradient stays zero.
+    """m / (S^power + floor), all shapes equal; zero where the denominator is.
 
     power 1/2 and the floor are those of Adam's denominator.
     Source: Kingma and Ba 2015, arXiv:1412.6980.
@@ -23,8 +23,10 @@ def whiten_foreach(means: Tensors, squares: Tensors, *, power: float, floor: flo
     denominators = list(
         torch._foreach_sqrt(squares) if power == 0.5 else torch._foreach_pow(squares, power)
     )
-    # A floor of zero still needs a denominator above zero where no gradient was ever seen.
-    torch._foreach_add_(denominators, max(floor, torch.finfo(means[0].dtype).tiny))
+    torch._foreach_add_(denominators, floor)
+    if floor < torch.finfo(means[0].dtype).tiny:  # it may leave a denominator at zero
+        for each in denominators:
+            each.masked_fill_(each == 0, torch.inf)
     return list(torch._foreach_div(means, denominators))
 
 

@@ -17,3 +17,11 @@ def test_whiten_is_adams_quotient(floor: float, power: float) -> None:
     expected = [(m / (v**power + floor)).nan_to_num(0.0) for m, v in pairs]
     torch.testing.assert_close([whiten(m, v, **options) for m, v in pairs], expected)
     assert_twins_agree(whiten, [means, squares], expected, **options)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-50])
+@pytest.mark.parametrize("mean", [1e-25, 1.0, 1e4])
+def test_a_denominator_that_rounds_to_zero_makes_zero(mean: float, floor: float) -> None:
+    means, squares = [torch.full((3,), mean)], [torch.tensor([0.0, 1e-60, 4.0])]
+    expected = [torch.tensor([0.0, 0.0, mean / 2])]
+    assert_twins_agree(whiten, [means, squares], expected, power=0.5, floor=floor)

@@ -233,9 +233,8 @@ def put_into_groups(recipe: str) -> Outcome:
     group = user.optimizer.param_groups[0]
     old = group["params"][-1]
     group["params"][-1] = nn.Parameter(old.detach().clone())
-    user.backward(2)
     before = user.weights()
-    sentence = always_refused(user.optimizer.step, r"replace\(")
+    sentence = always_refused(lambda: user.step(2), r"replace\(")
     assert_same(user.weights(), before)
     return sentence
 
