@@ -50,7 +50,10 @@ def test_every_recipe_learns_on_a_plain_and_on_a_normed_network(name: str) -> No
         (lambda net: modula.recipes.automatic(net, radius=0), "radius must be positive"),
         (lambda net: modula.recipes.scion(net, radius=-1), "radii must be positive"),
         (lambda net: modula.recipes.scion(net, lr=1.5), "lr=1.5 would leave the balls"),
-        (lambda net: modula.recipes.adamw(net, betas=(0.9, 1.0)), "0 <= beta < 1"),
+        (
+            lambda net: modula.recipes.adamw(net, betas=(0.9, 1.0)),
+            r"second of Adam's betas .*\[0, 1\)",
+        ),
         (lambda net: modula.SteepestDescent(net, on_nonfinite="ignore"), '"raise" or "skip"'),
         (lambda net: modula.Automatic(gain=0), "positive gain"),
     ],
