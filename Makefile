@@ -46,6 +46,10 @@ contract: ## docs/contract.md: what happens when one does this or that to an opt
 	@$(PYTHON) .ci/setup_env.py --extras dev
 	PYTHONPATH=tests/support $(BIN)/python -m habits
 
+dist: ## sdist and wheel for a package index; URL=https://github.com/OWNER/modula
+	@$(PYTHON) .ci/setup_env.py --extras dev
+	$(BIN)/python .ci/dist.py $(URL)
+
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 

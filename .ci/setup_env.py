@@ -31,6 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 9)
+EXTRAS = ("dev", "docs", "triton")
 DRIVERS = ("/dev/nvidia0", "/proc/driver/nvidia", "/dev/kfd")
 
 
@@ -183,7 +184,7 @@ def install(environment: Path, extras: set[str]) -> None:
 def main() -> int:
     """Install what is missing; the exit code is 0 if all is there."""
     parser = argparse.ArgumentParser(description="Make .venv with everything the project needs.")
-    parser.add_argument("--extras", default="", help="comma-separated: dev, docs, triton")
+    parser.add_argument("--extras", default="", help=f"comma-separated: {', '.join(EXTRAS)}")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     arguments = parser.parse_args()
     if sys.version_info < OLDEST_PYTHON:
@@ -192,9 +193,13 @@ def main() -> int:
             f"Python {needed} or newer is needed, this is {sys.version.split()[0]}: PYTHON=... make"
         )
         return 1
-    restore_links()
     environment = arguments.venv.absolute()
     asked = {extra.strip() for extra in arguments.extras.split(",")} - {""}
+    if unknown := sorted(asked - set(EXTRAS)):
+        # pip would only warn, and the environment be called ready.
+        say(f"unknown extras {', '.join(unknown)}: choose of {', '.join(EXTRAS)}")
+        return 2
+    restore_links()
     stamp_file = environment / "installed.json"
     stamp = read_stamp(stamp_file)
     before = stamp.get("extras")

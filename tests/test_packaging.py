@@ -2,13 +2,17 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -45,7 +49,7 @@ def copy_sources(target: Path, *, links: bool) -> Path:
     for floor in FLOORS:
         link = target / "modula" / floor
         link.symlink_to(f"../{floor}") if links else link.write_text(f"../{floor}")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in"):
         shutil.copy(ROOT / name, target)
     return target
 
@@ -65,6 +69,65 @@ def can_build() -> bool:
         return int(importlib.metadata.version("setuptools").split(".")[0]) >= 77
     except importlib.metadata.PackageNotFoundError:
         return False
+
+
+def script(name: str) -> ModuleType:
+    """A script of .ci/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("extras", ["nope", "dev,nope", "Dev", "dev docs", "dev;docs"])
+def test_unknown_extras_are_refused_before_anything_is_made(
+    extras: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = script("setup_env")
+    monkeypatch.setattr(sys, "argv", ["setup_env.py", "--extras", extras, "--venv", str(tmp_path)])
+    monkeypatch.setattr(setup, "install", lambda *_: pytest.fail("it installs"))
+    assert setup.main() == 2
+    assert "unknown extras" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_extras_are_those_of_the_project() -> None:
+    assert set(script("setup_env").EXTRAS) == set(PROJECT["project"]["optional-dependencies"])
+
+
+def test_on_a_package_index_every_link_and_picture_of_the_readme_is_absolute() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    address = "https://example.org/o/modula"
+    there = script("dist").absolute(readme, f"{address}/")
+    links = re.findall(r"(!?)\[[^]\n]*\]\(([^)]+)\)", there)
+    assert len(links) == len(re.findall(r"\]\(", readme)) > 8
+    for mark, link in links:
+        assert link.startswith("https://")
+        kind = "raw" if mark else "blob"
+        if link.startswith(address):
+            assert (ROOT / link.removeprefix(f"{address}/{kind}/HEAD/").partition("#")[0]).exists()
+
+
+@pytest.mark.skipif(not can_build(), reason="building an sdist needs setuptools>=77")
+def test_sdist_is_what_a_build_needs_and_no_tests(tmp_path: Path) -> None:
+    source = copy_sources(tmp_path / "source", links=False)
+    shutil.copytree(ROOT / "tests", source / "tests")
+    build = "import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    assert {name for name in names if name.endswith(".py")} == {
+        path.relative_to(ROOT).as_posix() for path in SOURCES
+    }
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "modula/py.typed"} <= names
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheel = build_wheel(unpacked, tmp_path / "wheel")
+    assert sum(name.endswith(".py") for name in wheel.namelist()) == len(SOURCES)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
