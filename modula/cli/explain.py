@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from modula.cli.console import exit_on_user_error, option, screen
-from modula.errors import UserError, refusals_in_words
+from modula.errors import UserError
 from modula.recipes import RECIPES
 from modula.training.config import Config
 from modula.training.files import replace_file
-from modula.training.run import build_model
+from modula.training.run import build
 
 
 def explain(
@@ -26,8 +26,7 @@ def explain(
     """Show what an optimizer does to each weight of the GPT, and why."""
     with exit_on_user_error():
         config = Config(optimizer=recipe, width=width, depth=depth, heads=heads)
-        with refusals_in_words():
-            plan = RECIPES[recipe](build_model(config)).plan
+        plan = build(config, "cpu")[1].plan
         console = screen()
         console.print(plan.table(console.width))
         if programs:

@@ -23,6 +23,7 @@ def test_explain_shows_the_plan_of_every_recipe(name: str) -> None:
 
 def test_explain_refuses_what_it_cannot_do() -> None:
     assert "did you mean scion" in refused(modula("explain", "sion"))
+    assert "of memory, and " in refused(modula("explain", "muon", "--width", "1000000"))
     assert "--save writes .html or .json" in refused(
         modula("explain", "muon", "--save", "plan.doc")
     )
