@@ -162,7 +162,7 @@ def zero_first(recipe: str) -> Outcome:
 def constant(recipe: str) -> Outcome:
     user = User(recipe)
     first = user.loss_now()
-    for _ in range(12):
+    for _ in range(8):
         user.step(0)
     assert_finite(user)
     assert user.loss_now() < first, f"{first} became {user.loss_now()}"
