@@ -113,7 +113,7 @@ def check_length(rule: LengthRule | None, setting: Setting) -> None:
             f"{rule or 'no such rule'}: give SteepestDescent potential={potential}"
         )
     # Under a metric a direction has a size of its own; without one, s would come in twice.
-    if isinstance(rule, Clip | ShortStep) and isinstance(potential, Sharp) and not setting.metric:
+    if rule is not None and isinstance(potential, Sharp) and not setting.metric:
         raise ValueError(
             f"{rule} sets the length of the network's whole step, and {potential} makes directions "
             f"as long as gradients, which would count twice: declare the weight with Unit(), as "

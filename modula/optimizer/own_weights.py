@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modula.duality import Declaration, Program, program_of
+from modula.duality.program.batch import ROUNDINGS
 from modula.errors import errors_named, suggest
 from modula.network.trained import check_weight
 from modula.optimizer.certification import Certification
@@ -180,7 +181,9 @@ class OwnWeights:
         """
 
         def state_under(rows: Sequence[Mapping[str, Any]]) -> State:
-            return {**state, **self.rows.state_in(rows, self.groups)}
+            other = self.rows.state_in(rows, self.groups)  # of programs, which count no roundings
+            counts = {w: {k: x for k, x in state[w].items() if k == ROUNDINGS} for w in other}
+            return {**state, **{weight: own | counts[weight] for weight, own in other.items()}}
 
         options, found = loaded(self.groups, state_under, saved)
         options = self.rows.filled(options, maximize)

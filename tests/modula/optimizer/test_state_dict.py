@@ -275,6 +275,26 @@ def test_state_goes_from_float32_to_bfloat16_and_back(caplog: pytest.LogCaptureF
     assert "momentum of 0.weight to torch.float32" in caplog.text
 
 
+@pytest.mark.parametrize("key", ["weight_decay", "momentum", "lr"])
+@pytest.mark.parametrize("name", ["muon", "psgd", "lion", "ivon", "modular"])
+def test_roundings_go_on_under_options_that_were_set_later(name: str, key: str) -> None:
+    net, other = network(), network()
+    optimizer, resumed = (RECIPES[name](each, state_dtype=torch.bfloat16) for each in (net, other))
+    for group in optimizer.param_groups:
+        if key in group:
+            group[key] = 0.1
+    for seed in range(3):
+        fill_gradients(net, seed)
+        optimizer.step()
+    other.load_state_dict(net.state_dict())
+    resumed.load_state_dict(optimizer.state_dict())
+    assert_unchanged(resumed, snapshot(optimizer))
+    for each, owner in ((optimizer, net), (resumed, other)):
+        fill_gradients(owner, 3)
+        each.step()
+    assert_unchanged(resumed, snapshot(optimizer))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

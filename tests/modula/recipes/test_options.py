@@ -94,7 +94,7 @@ def test_scalers_follow_those_of_the_recipe(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sgd", "sign", "scion", "adamw", "oblique", "manifold_muon", "unit_condition"]
+    "name", ["sign", "scion", "adamw", "oblique", "manifold_muon", "unit_condition"]
 )
 def test_a_recipe_of_one_rate_does_without_it(name: str) -> None:
     net = nn.Linear(4, 4, bias=False)
@@ -107,3 +107,8 @@ def test_a_recipe_of_one_rate_does_without_it(name: str) -> None:
 def test_a_recipe_of_several_rates_says_that_it_needs_one() -> None:
     with pytest.raises(ValueError, match=r"recipes\.muon needs a number for lr, such as 0\.02"):
         modula.recipes.muon(nn.Linear(4, 4), lr=modula.Automatic())  # type: ignore[arg-type]
+
+
+def test_sgd_is_as_long_as_gradients_and_needs_a_rate() -> None:
+    with pytest.raises(ValueError, match=r"^weight: Automatic\(gain=1.0\) sets the length"):
+        modula.recipes.sgd(nn.Linear(4, 4), lr=modula.Automatic())
