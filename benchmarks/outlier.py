@@ -3,14 +3,15 @@
 python benchmarks/outlier.py
 
 A network of 2 x 64 hidden units learns 10 classes from 32 features, 64 examples a step in two
-microbatches, at each recipe's own learning rate, for 300 steps.  In step 150 all gradients are
+microbatches, at each recipe's own learning rate, for 120 steps.  In step 60 all gradients are
 multiplied by 1e4: as they are, or behind clip_grad_norm_(1.0) in every step.  The loss is that of
-4096 examples not trained on; the median of three seeds.  Writes benchmarks/results/outlier.md.
+4096 examples not trained on, of one seed.  Writes benchmarks/results/outlier.md.
 """
 
 import logging
 import platform
 from datetime import date
+from math import inf
 from pathlib import Path
 from statistics import median
 
@@ -20,11 +21,12 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modula.optimizer.gradients import NonFiniteGradient
 from modula.recipes import RECIPES
 from modula.statistics import sampled_labels
 
 RESULTS = Path(__file__).parent / "results" / "outlier.md"
-STEPS, OUTLIER, FACTOR, SEEDS = 300, 150, 1e4, 3
+STEPS, OUTLIER, FACTOR, SEEDS = 120, 60, 1e4, 1
 AFTER = 25  # steps behind the outlier
 
 
@@ -59,7 +61,10 @@ def losses(name: str, seed: int, factor: float, clips: bool) -> tuple[float, flo
                     (F.cross_entropy(logits, sampled_labels(logits)) / 2).backward()
         if clips:
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
+        try:
+            optimizer.step()
+        except NonFiniteGradient:
+            return inf, inf, inf
         if step in (OUTLIER - 1, OUTLIER + AFTER, STEPS - 1):
             with torch.no_grad():
                 found.append(F.cross_entropy(net(unseen), labels).item())
