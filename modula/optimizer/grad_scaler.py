@@ -2,17 +2,33 @@
 
 A GradScaler asks `_step_supports_amp_scaling`.  Where that is false it unscales every .grad, and
 calls `step` unless one overflowed.  Where it is true it always calls `step`, between writing and
-deleting two attributes: `grad_scale`, None where .grad is unscaled already, and `found_inf`.
+deleting two attributes: `grad_scale`, None where .grad is unscaled already, and `found_inf`.  Then
+the scale is asked of the GradScaler itself, which nothing but the frame that it asks from shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import currentframe
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
+
+
+def noting_who_asks_(optimizer: Any, answer: bool) -> bool:
+    """The answer to a GradScaler's question, which the optimizer's attribute hands on.
+
+    Remembers the GradScaler, or that another asked, for the step that comes next.
+    """
+    frame = currentframe()
+    asking = frame and frame.f_back and frame.f_back.f_back
+    scaler = asking.f_locals.get("self") if asking else None
+    optimizer._scaler = ref(scaler) if isinstance(scaler, GradScaler) else None
+    return answer
 
 
 @contextmanager
@@ -36,7 +52,7 @@ def unscaled(
     gradients: list[Tensor] = []
     try:
         if loss_scale is None:
-            loss_scale = _known(scale, is_needed)
+            loss_scale = _found(optimizer, scale, is_needed)
         if scale is not None:
             gradients = _gradients(optimizer)
             _by_device_(torch._foreach_div_, gradients, scale)
@@ -48,7 +64,12 @@ def unscaled(
         raise
 
 
-def _known(scale: Tensor | None, is_needed: bool) -> Tensor | float:
+def _found(optimizer: Any, scale: Tensor | None, is_needed: bool) -> Tensor | float:
+    """The scale, of the GradScaler that asked last if it is not handed on."""
+    known = getattr(optimizer, "_scaler", None)
+    scaler = known and known()
+    if scale is None and scaler is not None and is_needed:
+        return float(scaler.get_scale())
     if scale is None and is_needed:
         raise ValueError(
             "the gradients were unscaled before step, and nobody says by how much, which the "

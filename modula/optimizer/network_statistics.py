@@ -19,7 +19,15 @@ from modula.duality.program.names import (
     SAMPLED_MICROBATCHES,
 )
 from modula.optimizer.gradients import squares_are_finite
-from modula.statistics import INPUTS, Collector, Statistics, gradients_kept, perturbed, share_
+from modula.statistics import (
+    INPUTS,
+    Collector,
+    Statistics,
+    dense,
+    gradients_kept,
+    perturbed,
+    share_,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +195,7 @@ class NetworkStatistics:
             yield
             for name, weight in self._weights.items():
                 if weight.grad is not None and SAMPLED_GRADIENT in self.wanted.get(name, ()):
-                    self._add(name, weight.grad)
+                    self._add(name, dense(weight.grad))
 
     def _add(self, name: str, gradient: Tensor) -> None:
         """Passes of one step add up."""

@@ -16,7 +16,7 @@ from modula.network.trained import trained_weights
 from modula.norms.checks import check_kind
 from modula.optimizer.automatic import Automatic
 from modula.optimizer.certification import Certification
-from modula.optimizer.grad_scaler import unscaled
+from modula.optimizer.grad_scaler import noting_who_asks_, unscaled
 from modula.optimizer.gradients import NonFiniteGradient, usable_gradients
 from modula.optimizer.group_options import Values, decaying_alike, downhill
 from modula.optimizer.initial_projection import InitialProjection, project_
@@ -218,7 +218,8 @@ class SteepestDescent(torch.optim.Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether a GradScaler shall tell its scale and call `step` even where it skips one."""
-        return self._statistics is not None and bool(self._statistics.wanted)
+        wants = self._statistics is not None and bool(self._statistics.wanted)
+        return noting_who_asks_(self, wants)
 
     def _network_statistics(self) -> NetworkStatistics:
         if self._statistics is None:
@@ -239,8 +240,7 @@ class SteepestDescent(torch.optim.Optimizer):
         """One step; returns the closure's loss, if there is one.
 
         loss_scale  by which all losses since the last step were multiplied, those in `sampled` too;
-                    .grad is not, any more.  A GradScaler says it by itself, unless its `unscale_`
-                    was called before
+                    .grad is not, any more.  A GradScaler says it by itself
 
         Raises NonFiniteGradient unless on_nonfinite="skip", ValueError where a metric needs the
         loss_scale and nobody says it, RuntimeError inside `sampled` or `perturbed`.  An error
@@ -285,7 +285,9 @@ class SteepestDescent(torch.optim.Optimizer):
     def _gradients(self, options: Sequence[Values]) -> Gradients | None:
         """Gradients to step with, by id of their weight; None where the step is skipped."""
         try:
-            gradients, self._overflowing = usable_gradients(self._own.all, self._overflowing)
+            gradients, self._overflowing = usable_gradients(
+                self._own.all, self._overflowing, self.state_dtype
+            )
         except NonFiniteGradient:
             if self.on_nonfinite == "raise":
                 raise

@@ -18,6 +18,7 @@ from modula.statistics.fisher import (
     sampled_labels,
 )
 from modula.statistics.perturbed import perturbed
+from modula.statistics.sparse import dense
 
 __all__ = [
     "GRADIENT_TIMES_NOISE",
@@ -26,6 +27,7 @@ __all__ = [
     "OUTPUTS",
     "Collector",
     "Statistics",
+    "dense",
     "share_",
     "cross_entropy_gauss_newton_backward",
     "gradients_kept",

@@ -24,6 +24,7 @@ from modula.statistics.accumulators import (
 from modula.statistics.hooks import Handle, Hidden, observe
 from modula.statistics.layer_readers import Owner, owners
 from modula.statistics.microbatches import Microbatches
+from modula.statistics.sparse import dense
 
 Statistics = dict[str, dict[str, Tensor]]  # by weight, then by name of the statistic
 
@@ -200,7 +201,7 @@ class Collector:
         def receive(gradient: Tensor) -> None:
             collector = alive()
             if collector is not None and not collector._paused:
-                collector._count(name, gradient)
+                collector._count(name, dense(gradient))
 
         return weight.register_hook(receive)
 

@@ -131,3 +131,11 @@ def test_frozen_ones_are_left_alone() -> None:
     net = Net(parameter(torch.zeros(4, 3, dtype=torch.complex64)).requires_grad_(False))
     assert [*trained_weights(net)] == ["layer.weight", "layer.bias"]
     modula.recipes.adamw(net)
+
+
+def test_certificates_pass_over_it() -> None:
+    net = Net(nn.Linear(0, 4, bias=False))
+    optimizer = RECIPES["unit_condition"](net, certify_every=1)
+    fill_gradients(net, 0)
+    optimizer.step()
+    assert optimizer.certificates

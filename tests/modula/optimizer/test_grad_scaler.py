@@ -83,10 +83,27 @@ def plainly(task: Task) -> None:
 def clipped(task: Task) -> None:
     task.scaler.unscale_(task.optimizer)
     nn.utils.clip_grad_norm_(task.net.parameters(), 0.1)
+    task.scaler.step(task.optimizer)
+
+
+def told(task: Task) -> None:
+    task.scaler.unscale_(task.optimizer)
+    nn.utils.clip_grad_norm_(task.net.parameters(), 0.1)
     task.scaler.step(task.optimizer, loss_scale=task.scaler.get_scale())
 
 
-@pytest.mark.parametrize("update", [plainly, clipped])
+def through_a_subclass(task: Task) -> None:
+    class Own(GradScaler):
+        """A GradScaler as FSDP has one."""
+
+        def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().step(optimizer, *args, **kwargs)
+
+    task.scaler.__class__ = Own
+    clipped(task)
+
+
+@pytest.mark.parametrize("update", [plainly, clipped, told, through_a_subclass])
 @pytest.mark.parametrize("name", RECIPES_OF_LAYERS)
 def test_a_scaled_loss_makes_the_same_steps(name: str, update: Callable[[Task], None]) -> None:
     """Scales are powers of two, so that only the order of roundings differs."""
@@ -99,9 +116,10 @@ def test_a_scaled_loss_makes_the_same_steps(name: str, update: Callable[[Task], 
 def test_a_scale_that_nobody_says_is_asked_for() -> None:
     task = Task("kfac")
     task.backward(0)
-    task.scaler.unscale_(task.optimizer)
+    # A scaler of another kind, which writes the same two attributes.
+    task.optimizer.grad_scale, task.optimizer.found_inf = None, torch.zeros(())  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="nobody says by how much.*loss_scale=scaler.get_scale()"):
-        task.scaler.step(task.optimizer)
+        task.optimizer.step()
     assert_close(task.weights, Task("kfac").weights, rtol=0, atol=0)
     assert not hasattr(task.optimizer, "found_inf")
 

@@ -158,7 +158,7 @@ def test_the_weights_that_are_left_out_are_named(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         optimizer.step()
     assert caplog.messages == [
-        "too large to be squared, and so left out of the step until it is smaller: "
+        "too large to be squared or kept, and so left out of the step until it is smaller: "
         "the gradient of 2.weight"
     ]
     moved = [not torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True)]
@@ -212,9 +212,70 @@ def test_a_sum_that_overflows_is_not_a_non_finite_gradient() -> None:
     assert all(weight.isfinite().all() for weight in net.parameters())
 
 
-def test_sparse_gradients_are_refused() -> None:
-    net = nn.Embedding(4, 2, sparse=True)
-    optimizer = modula.recipes.modular(net)
-    net(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="sparse gradient"):
-        optimizer.step()
+def directly(optimizer: modula.SteepestDescent, net: nn.Module, seed: int, scale: float) -> None:
+    """A step along normal gradients, of which the first entry of each weight is `scale` times."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    optimizer.zero_grad()
+    for context in (optimizer.perturbed, optimizer.sampled):
+        if context == optimizer.sampled and not optimizer.asks_for(*SAMPLED):
+            continue
+        with context():
+            for _ in range(2):
+                drawn = [torch.randn(w.shape, generator=generator).to(w) for w in net.parameters()]
+                for x in drawn:
+                    x.view(-1)[0] *= scale
+                first = net(data(seed).to(drawn[0].dtype)).sum() * 0
+                pairs = zip(net.parameters(), drawn, strict=True)
+                sum(((w * x).sum() for w, x in pairs), first).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (torch.float64, 1e19),
+        (torch.float64, 1e30),
+        (torch.float64, 1e150),
+        (torch.float32, 1e30),
+        (torch.bfloat16, 1e37),
+    ],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ivon", "bias_corrected_adamw", "bias_corrected_sophia", "adamw", "muon", "sign", "lion"),
+        *("normuon", "adamuon", "adagrad", "manifold_muon", "unit_condition", "kfac", "soap"),
+    ],
+)
+def test_state_of_fewer_digits_stays_finite(name: str, dtype: torch.dtype, scale: float) -> None:
+    net = network().to(dtype)
+    optimizer = RECIPES[name](net, state_dtype=torch.bfloat16)
+    directly(optimizer, net, 0, 1.0)
+    directly(optimizer, net, 1, scale)
+    assert_finite(optimizer, net)
+    directly(optimizer, net, 2, 1.0)
+    assert_finite(optimizer, net)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sign"])
+def test_what_has_no_room_in_the_state_is_left_out(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = network().double()
+    optimizer = RECIPES[name](net, state_dtype=torch.bfloat16)
+    directly(optimizer, net, 0, 1.0)
+    before = snapshot(optimizer)
+    directly(optimizer, net, 1, 1e38)
+    assert_unchanged(optimizer, before)
+    assert "too large to be squared or kept" in caplog.text
+    assert optimizer.skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "fine"), [(1e18, True), (1.8e19, True), (1.9e19, False), (1e30, False)]
+)
+def test_squares_are_finite_in_the_precision_of_state(value: float, fine: bool) -> None:
+    x = torch.tensor([value], dtype=torch.float64)
+    assert squares_are_finite([x], torch.bfloat16) == fine
+    assert squares_are_finite([x])
