@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from modula.kernels.op import Op
 from modula.kernels.spectral import products
-from modula.kernels.spectral.polar import DEFAULT, Gram, Standard, polar
+from modula.kernels.spectral.polar import Gram, Standard, default_polynomials, polar
 from modula.kernels.spectral.products import (
     STRIP,
     add_product_,
@@ -110,6 +110,6 @@ def test_polar_is_made_of_the_twins_of_these_ops(
     for op in (gram, symmetric_product, left_multiply):
         monkeypatch.setattr(products, op.name, counted(op))
     assert torch.equal(polar(x, form=form), expected)
-    count = form.products(DEFAULT)
+    count = form.products(default_polynomials(6, torch.float64))
     assert called.count("gram") == count.gram and called.count("left_multiply") == count.wide
     assert called.count("symmetric_product") == count.small

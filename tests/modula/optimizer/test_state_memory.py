@@ -117,7 +117,7 @@ def test_plans_count_the_bytes_of_state() -> None:
     for options, size in (({}, 4 * 128 + 4 * 16), ({"state_dtype": BF16}, 2 * 128 + 4 * 16)):
         plan = recipes.normuon(net, **options).plan
         assert plan["weight"].state_bytes == size
-        assert f"state: {size / 128:.3g} bytes a weight entry" in str(plan)
+        assert f"state: {size / 128:.3g} bytes a weight entry" in " ".join(str(plan).split())
     assert recipes.adamw(net).plan["weight"].state_bytes == 8 * 128
     assert recipes.sgd(net).plan["weight"].state_bytes == 0
 
