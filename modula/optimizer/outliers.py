@@ -25,6 +25,8 @@ def without_outlier(gradients: Gradients, usual: Tensor | None) -> tuple[Gradien
     length = torch.stack([one.to(each[0].device) for one in each]).norm()
     if usual is not None:
         usual = usual.to(length.device)
+    # A length of zero says nothing, nor does one beyond float64.
+    length = torch.where(length.isfinite(), length, 0.0)
     share = torch.where(length > 0, limited(length, usual) / length, 1.0)
     after = usual_size(length, usual)
     if share.device.type == "cpu" and share == 1:

@@ -59,6 +59,14 @@ def test_without_gradients_nothing_is_remembered() -> None:
     assert without_outlier({}, None) == ({}, None)
 
 
+def test_a_length_beyond_float64_says_nothing() -> None:
+    huge = torch.full((4,), 1e200, dtype=torch.float64)
+    for usual in (None, after(1.0)):
+        same, now = without_outlier({1: huge}, usual)
+        assert same[1] is huge
+        assert now is not None and now.isfinite().all()
+
+
 def run(net: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> list[float]:
     losses = []
     for step in steps:
