@@ -5,12 +5,23 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from habits.network import BALLS, Net, User, assert_finite, assert_near, assert_same, flat, moved
+from habits.network import (
+    BALLS,
+    Net,
+    User,
+    assert_finite,
+    assert_near,
+    assert_same,
+    flat,
+    logged,
+    moved,
+)
 from habits.table import Outcome, always_refused, habit, refused
 from modula.duality import Declaration, Setting
 from modula.norms import RMSToRMS
 
 PART = "param_groups"
+COUPLED = ("adam", "rmsprop", "adagrad", "root_free")  # they decay by way of the gradient
 
 
 @habit(PART, "set `lr = 0`, at construction or later", "No weight moves, bit by bit.")
@@ -87,6 +98,7 @@ def new_momentum(recipe: str) -> Outcome:
             assert not same, f"{key} is ignored"
         else:
             assert_same(user.everything(), before)
+            sentence = sentence.partition(" (known")[0].rstrip(":")
         found = found or sentence
     return found
 
@@ -102,7 +114,7 @@ def unknown_key(recipe: str) -> Outcome:
     before = user.everything()
     sentence = always_refused(lambda: user.step(1), "weight_decya.*weight_decay")
     assert_same(user.everything(), before)
-    return sentence
+    return sentence.partition(" (known")[0].rstrip(":")
 
 
 @habit(
@@ -166,6 +178,9 @@ def overshooting(recipe: str) -> Outcome:
     user = User(recipe)
     for group in user.optimizer.param_groups:
         group["lr"], group["weight_decay"] = 2.0, 1.0
-    user.steps(0, 1)
+    with logged() as lines:
+        user.steps(0, 1)
+    jumps = user.optimizer.length_rule is None and recipe not in COUPLED
+    assert len([line for line in lines if "decay" in line]) == jumps, lines
     assert_finite(user)
     return None

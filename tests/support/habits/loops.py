@@ -14,6 +14,7 @@ from torch.optim.swa_utils import SWALR, AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from habits.network import (
+    MICROBATCHED,
     Net,
     User,
     assert_finite,
@@ -24,11 +25,10 @@ from habits.network import (
     moved,
 )
 from habits.table import Outcome, habit, refused
-from modula.duality.program.names import MICROBATCHES, SAMPLED, SAMPLED_MICROBATCHES
+from modula.duality.program.names import SAMPLED
 from modula.recipes import RECIPES
 
 PART = "Training loops"
-MICROBATCHED = (MICROBATCHES, SAMPLED_MICROBATCHES)  # which need a loop of one's own
 
 Scheduler = Callable[[Any], Any]
 SCHEDULERS: Mapping[str, Scheduler] = {
@@ -110,7 +110,7 @@ def closure(recipe: str) -> Outcome:
 def accumulated(recipe: str) -> Outcome:
     whole, parts = User(recipe), User(recipe)
     whole.optimizer.zero_grad()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     whole.backward(0, parts=1)
     parts.backward(0, parts=4)
     sentence = refused(whole.optimizer.step, "compares microbatches")

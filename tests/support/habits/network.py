@@ -14,24 +14,25 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import modula
-from modula.duality.program.names import SAMPLED
+from modula.duality.program.names import MICROBATCHES, SAMPLED, SAMPLED_MICROBATCHES
 from modula.recipes import RECIPES
 from modula.recipes.options import OPTIONS
 from modula.statistics import sampled_labels
 
 WORDS, CLASSES = 7, 3
+MICROBATCHED = (MICROBATCHES, SAMPLED_MICROBATCHES)  # which need a loop of one's own
 BALLS = ("scion", "automatic")  # their weight decay is the radius of a ball, and no option
 
 
 class Net(nn.Module):
-    """Classes of words: an embedding, a hidden matrix, biases, gains and a head."""
+    """Classes of words: an embedding, a hidden matrix with a bias, gains and a head."""
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         self.words = nn.Embedding(WORDS, 4)
         self.inner = nn.Linear(4, 6)
-        self.gain = nn.LayerNorm(6)
+        self.gain = nn.RMSNorm(6)
         self.head = nn.Linear(6, CLASSES, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,9 +58,13 @@ class User:
         self.optimizer = RECIPES[recipe](self.net, **options)
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
-    def backward(self, seed: int, scale: float = 1.0, parts: int = 2) -> None:
-        """Passes of the microbatches of a step, the losses times `scale`."""
-        torch.manual_seed(seed)  # labels are drawn, and noises
+    def backward(self, seed: int, scale: float = 1.0, parts: int = 0) -> None:
+        """Passes of the microbatches of a step, the losses times `scale`.
+
+        parts  number of microbatches; 0 for as many as the optimizer needs
+        """
+        parts = parts or (2 if self.optimizer.asks_for(*MICROBATCHED) else 1)
+        torch.default_generator.manual_seed(seed)  # labels are drawn, and noises
         self.optimizer.zero_grad()
         pairs = list(zip(*(each.chunk(parts) for each in batch(seed)), strict=True))
         with self.optimizer.perturbed():
@@ -159,7 +164,7 @@ class Bare(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         self.own = nn.Parameter(torch.randn(shape, dtype=dtype))
         self.head = nn.Linear(4, CLASSES, dtype=dtype)
 
