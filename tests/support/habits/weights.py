@@ -99,22 +99,23 @@ def zeros(recipe: str) -> Outcome:
 @habit(
     PART,
     "keep weights in bfloat16, float16 or float64",
-    "They stay in it, state is in float32 or finer, and the steps are those of float32 up to "
-    "rounding.",
+    "They stay in it, state is in float32 or finer, and steps go where those of float32 go.",
 )
 def precisions(recipe: str) -> Outcome:
     single = User(recipe)
     start = single.weights()
     expected = single.step(0).weights()
-    for dtype, near in ((torch.bfloat16, 0.5), (torch.float16, 0.3), (torch.float64, 0.01)):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
         user = User(recipe, Net().to(dtype)).step(0)
         assert_finite(user)
         assert all(weight.dtype is dtype for weight in user.net.parameters())
         assert all(value.dtype.itemsize >= 4 for value in user.state().values())
         for name, weight in user.weights().items():
-            off, step = weight.double() - expected[name], expected[name] - start[name]
+            step, own = expected[name] - start[name], weight.float() - start[name]
             rounding = torch.finfo(dtype).eps * start[name].norm()
-            assert off.norm() <= near * step.norm() + rounding + 1e-6, name
+            # The head's gradient has one singular value that is rounding, and a direction with it.
+            assert (own * step).sum() >= (0.3 * step.norm() - rounding) * step.norm(), name
+            assert own.norm() <= 1.5 * step.norm() + rounding, name
     return None
 
 
