@@ -199,7 +199,6 @@ class NetworkStatistics:
 
     def _add(self, name: str, gradient: Tensor) -> None:
         """Passes of one step add up."""
-        gradient = gradient.to_dense() if gradient.is_sparse else gradient  # as an average is
         before = self._sampled.get(name)
         if before is not None:
             self._sampled[name] = before + gradient
