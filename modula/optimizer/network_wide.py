@@ -63,7 +63,8 @@ class Length(NetworkNumber):
     def part(self, batch: Batch, options: Mapping[str, Any]) -> Tensor:
         if isinstance(self.rule, ShortStep):
             return batch.frank_wolfe_gaps(options)
-        return batch.dual_norms()
+        # An average behind a metric may point against the newest gradient: no gain is no length.
+        return batch.dual_norms().clamp(min=0)
 
     def value(self, parts: Tensor) -> Tensor:
         return self.rule.length(parts)

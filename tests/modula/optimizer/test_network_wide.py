@@ -318,3 +318,20 @@ def test_a_direction_as_long_as_its_gradient_is_not_clipped_by_the_network(rule:
         modula.SteepestDescent(net, groups=[group], potential=rule)
     modula.recipes.adamw(net, potential=rule)  # type: ignore[arg-type]
     modula.recipes.sign(net, potential=rule)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"lr": modula.Automatic()}, {"potential": Clip(1.0)}], ids=str)
+@pytest.mark.parametrize("name", ["rmsprop", "root_free", "adamw"])
+def test_an_average_that_points_against_the_gradient_has_no_length(
+    name: str, options: dict[str, object]
+) -> None:
+    net = nn.Linear(3, 1, bias=False)
+    given = options | ({} if name == "adamw" else {"momentum": 0.9})
+    optimizer = modula.recipes.RECIPES[name](net, **given, weight_decay=0.0)
+    for size in (1.0, 1.0, -0.01):
+        before = net.weight.detach().clone()
+        net.weight.grad = torch.full_like(net.weight, size)
+        optimizer.step()
+        assert net.weight.isfinite().all()
+    if name != "adamw":  # whose average is what the length is measured with
+        assert torch.equal(net.weight, before)
